@@ -1,0 +1,316 @@
+"""The diffusion transformer of the SAM Audio family.
+
+One module serves every model of the family: the sizes come from a `DiTConfig`. Heads are the
+slowest axis of each projection and rotary embeddings rotate halves, the layout that ONNX Runtime
+and PyTorch fuse; `onnx_export.checkpoint` permutes official weights, which interleave both, once
+at load.
+
+Source of the block: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (adaLN
+conditioning), with a shared timestep projection and per-layer tables, cross-attention to the text
+and SwiGLU feed-forwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own idiom)
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of a `DiT`.
+
+    Attributes
+    ----------
+    dim : int
+        Width of the residual stream.
+    n_heads, n_layers : int
+        Attention heads (``dim`` must divide by them) and blocks.
+    out_channels : int
+        Channels of the output.
+    context_dim : int or None
+        Width of the text memory; ``None`` means ``dim``.
+    ffn_exp, ffn_dim_multiplier, multiple_of
+        Feed-forward width: ``2/3 * ffn_exp * dim * ffn_dim_multiplier``, rounded up.
+    norm_eps : float
+        Epsilon of the RMS norms.
+    max_positions : int
+        Sets the rotary base, ``max(10000, 2 * max_positions)``.
+    frequency_embedding_dim : int
+        Width of the sinusoidal time embedding.
+    """
+
+    dim: int = 2048
+    n_heads: int = 16
+    n_layers: int = 16
+    out_channels: int = 256
+    context_dim: int | None = None
+    ffn_exp: float = 4.0
+    ffn_dim_multiplier: float = 1.0
+    multiple_of: int = 64
+    norm_eps: float = 1e-5
+    max_positions: int = 10000
+    frequency_embedding_dim: int = 256
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.n_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """Hidden width of the feed-forward, a multiple of `multiple_of`."""
+        hidden = int(self.ffn_dim_multiplier * int(2 * self.ffn_exp * self.dim / 3))
+        return self.multiple_of * math.ceil(hidden / self.multiple_of)
+
+    @property
+    def rope_theta(self) -> float:
+        """Base of the rotary frequencies."""
+        return float(max(10000, 2 * self.max_positions))
+
+
+def sinusoid(t: Tensor, dim: int) -> Tensor:
+    """Embed times as ``[cos(t f), sin(t f)]`` with ``f_i = 10000 ** (-i / (dim / 2))``.
+
+    Parameters
+    ----------
+    t : Tensor, shape (B,)
+        Flow times in [0, 1], unscaled.
+    dim : int
+        Even width of the embedding.
+
+    Returns
+    -------
+    Tensor, shape (B, dim), float32
+    """
+    half = dim // 2
+    exponent = torch.arange(half, device=t.device, dtype=torch.float32) / half
+    angles = t.float()[:, None] * torch.exp(-math.log(10000.0) * exponent)[None]
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Cosines and sines of the rotary embedding, shape (2, length, head_dim), halves repeated."""
+    exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
+    positions = torch.arange(length, device=device, dtype=torch.float32)
+    angles = positions[:, None] * torch.exp(-math.log(theta) * exponent)[None]
+    angles = torch.cat([angles, angles], dim=-1)
+    return torch.stack([torch.cos(angles), torch.sin(angles)])
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate (B, heads, T, head_dim) by position; channel ``i`` pairs with ``i + head_dim / 2``."""
+    first, second = x.chunk(2, dim=-1)
+    return x * table[0] + torch.cat([-second, first], dim=-1) * table[1]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed in float32."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and scale ``x``, in its own dtype."""
+        wide = x.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """``w2(silu(w1 x) * w3 x)``, without biases."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(in_dim, hidden_dim, bias=False)
+        self.w2 = nn.Linear(hidden_dim, out_dim, bias=False)
+        self.w3 = nn.Linear(in_dim, hidden_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_dim) to (..., out_dim)."""
+        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return out
+
+
+class SwiGLUEmbedder(nn.Module):
+    """A SwiGLU projection to ``dim``, named as in the checkpoints."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.projection = SwiGLU(in_dim, dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_dim) to (..., dim)."""
+        out: Tensor = self.projection(x)
+        return out
+
+
+class ConvUnit(nn.Module):
+    """Group norm with one group (over channels and time), SiLU, convolution of three taps."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.groupnorm = nn.GroupNorm(1, dim)
+        self.project = nn.Conv1d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, dim, T) to the same shape."""
+        x = F.silu(self.groupnorm(x))
+        if mask is not None:
+            x = x * mask[:, None]
+        out: Tensor = self.project(x)
+        return out
+
+
+class ConvStack(nn.Module):
+    """Two convolution units in a row."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.block1 = ConvUnit(dim)
+        self.block2 = ConvUnit(dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, dim, T) to the same shape."""
+        out: Tensor = self.block2(self.block1(x, mask), mask)
+        return out
+
+
+class ConvEmbedder(nn.Module):
+    """The residual convolution block at the transformer's entry."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.block = ConvStack(dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, T, dim) to the same shape."""
+        return x + self.block(x.transpose(1, 2), mask).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normed queries and keys."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = config.n_heads, config.head_dim
+        dim = config.dim
+        self.wq = nn.Linear(dim, dim, bias=False)
+        self.wk = nn.Linear(dim, dim, bias=False)
+        self.wv = nn.Linear(dim, dim, bias=False)
+        self.wo = nn.Linear(dim, dim, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self, x: Tensor, memory: Tensor, mask: Tensor | None, rotary: Tensor | None
+    ) -> Tensor:
+        """Attend from ``x`` (B, T, dim) to ``memory`` (B, S, dim).
+
+        ``mask`` (B, S) is true where a memory position may be attended to.
+        """
+        q, k = self.q_norm(self._heads(self.wq(x))), self.k_norm(self._heads(self.wk(memory)))
+        v = self._heads(self.wv(memory))
+        if rotary is not None:
+            q, k = rotate(q, rotary).to(v.dtype), rotate(k, rotary).to(v.dtype)
+        allowed = None if mask is None else mask[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        out: Tensor = self.wo(y.transpose(1, 2).flatten(2))
+        return out
+
+
+class DiTBlock(nn.Module):
+    """Self-attention and feed-forward modulated by time, cross-attention to the text between."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.cross_attention = Attention(config)
+        self.feed_forward = SwiGLU(config.dim, config.ffn_dim, config.dim)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, config.dim) / config.dim**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        memory: Tensor,
+        mask: Tensor | None,
+        memory_mask: Tensor | None,
+        rotary: Tensor,
+    ) -> Tensor:
+        """Apply the block; ``modulation`` is the shared time projection (B, 6, dim)."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
+            self.scale_shift_table[None] + modulation
+        ).unbind(1)
+        h = self.attention_norm(x) * (1 + scale_a[:, None]) + shift_a[:, None]
+        x = x + gate_a[:, None] * self.attention(h, h, mask, rotary)
+        x = x + self.cross_attention(x, memory, memory_mask, None)
+        h = self.ffn_norm(x) * (1 + scale_f[:, None]) + shift_f[:, None]
+        return x + gate_f[:, None] * self.feed_forward(h)
+
+
+class DiT(nn.Module):
+    """The transformer from embedded frames, flow time and text memory to output channels."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.x_embedder = ConvEmbedder(dim)
+        self.t_embedder = SwiGLUEmbedder(config.frequency_embedding_dim, dim)
+        self.t_block = nn.Linear(dim, 6 * dim)
+        self.y_embedder = SwiGLUEmbedder(config.context_dim or dim, dim)
+        self.layers = nn.ModuleList(DiTBlock(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(dim, config.norm_eps)
+        self.final_layer_scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+        self.output = nn.Linear(dim, config.out_channels, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        memory: Tensor,
+        mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate the network.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, T, dim)
+            Embedded frames.
+        t : Tensor, shape (B,)
+            Flow times in [0, 1].
+        memory : Tensor, shape (B, S, context_dim)
+            Text memory.
+        mask : Tensor of bool, shape (B, T), optional
+            True at real frames. Without it every frame is real.
+        memory_mask : Tensor of bool, shape (B, S), optional
+            True at real tokens.
+
+        Returns
+        -------
+        Tensor, shape (B, T, out_channels)
+        """
+        config = self.config
+        rotary = rotary_table(x.shape[1], config.head_dim, config.rope_theta, x.device)
+        h = self.x_embedder(x, mask)
+        time = self.t_embedder(sinusoid(t, config.frequency_embedding_dim).to(x.dtype))
+        modulation = self.t_block(F.silu(time)).unflatten(-1, (6, config.dim))
+        y = self.y_embedder(memory)
+        for layer in self.layers:
+            h = layer(h, modulation, y, mask, memory_mask, rotary)
+        shift, scale = (self.final_layer_scale_shift_table[None] + time[:, None]).unbind(1)
+        out: Tensor = self.output(self.norm(h) * (1 + scale[:, None]) + shift[:, None])
+        return out
