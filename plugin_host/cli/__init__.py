@@ -1,0 +1,198 @@
+"""The command line ``stembridge``.
+
+Only the module of the command that is run gets imported: `COMMANDS` holds what the help needs.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from bridge.errors import Cancelled, StembridgeError
+
+EXIT_INTERNAL = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+# Typer once used click and now carries its own copy: take the class from its public child.
+_UsageProblem: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as the overview shows it.
+
+    Attributes
+    ----------
+    name
+        What is typed.
+    module
+        Module below `plugin_host.cli` with ``app``, a typer application, or
+        ``register(app)``, which adds its commands to one.
+    summary
+        One line for the overview.
+    """
+
+    name: str
+    module: str
+    summary: str
+
+
+COMMANDS = (
+    Command("separate", "separate", "Separate audio files into the stems you name."),
+    Command("demo", "demo", "Separate the bundled mixture and show how well it went."),
+    Command("preset", "preset", "List, show, save and share presets."),
+    Command("serve", "serve", "Run the sidecar."),
+    Command("models", "models", "List, check and export model bundles."),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; `sys.argv` by default.
+
+    Returns
+    -------
+    The exit code: 0 done; 1 an error of ours; 2 something to be changed by the user, told in one
+    line on stderr; 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    restore = _interrupt_on_termination()
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return _interrupted()
+    finally:
+        restore()
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        app = build_app(next((word for word in arguments if not word.startswith("-")), None))
+        result = typer.main.get_command(app).main(
+            arguments, prog_name="stembridge", standalone_mode=False
+        )
+        return int(result or 0)
+    except (typer.Abort, typer.Exit, Cancelled) as error:
+        code = getattr(error, "exit_code", EXIT_INTERRUPTED)
+        return _interrupted() if code == EXIT_INTERRUPTED else int(code)
+    except _UsageProblem as error:
+        # Without arguments the help was shown, which is the message.
+        told = type(error).__name__ == "NoArgsIsHelpError"
+        return EXIT_BAD_INPUT if told else _fail(f"{error.format_message()} (see --help)")
+    except StembridgeError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; nothing is wrong with us.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if os.environ.get("STEMBRIDGE_DEBUG"):
+            traceback.print_exc()
+        _fail(
+            f"internal error: {type(error).__name__}: {error}; this is a defect of stembridge, "
+            "please report it (STEMBRIDGE_DEBUG=1 shows where)"
+        )
+    return EXIT_INTERNAL
+
+
+def build_app(command: str | None) -> typer.Typer:
+    """Return the application with the real ``command`` and all others as names with summaries.
+
+    Parameters
+    ----------
+    command
+        The first word of the command line; None imports no command's module.
+    """
+    app = typer.Typer(
+        name="stembridge",
+        help="Promptable stem separation: say what you want to hear, get it as a file.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    for entry in COMMANDS:
+        if entry.name == command:
+            mount(app, entry)
+        else:
+            app.command(entry.name, help=entry.summary)(_placeholder)
+    return app
+
+
+def mount(app: typer.Typer, entry: Command) -> None:
+    """Import the module of a command and add what it offers to ``app``."""
+    module = importlib.import_module(f"plugin_host.cli.{entry.module}")
+    register: Callable[[typer.Typer], None] | None = getattr(module, "register", None)
+    if register is not None:
+        register(app)
+    else:
+        app.add_typer(module.app, name=entry.name)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"stembridge {importlib.metadata.version('stembridge')}")
+        raise typer.Exit
+
+
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Promptable stem separation: say what you want to hear, get it as a file."""
+    del version
+
+
+def _placeholder() -> None:
+    """Stand for a command in the overview; `build_app` mounts the one that is run."""
+
+
+def _fail(message: str) -> int:
+    print(f"stembridge: {' '.join(message.split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _interrupted() -> int:
+    print("stembridge: interrupted; nothing half-written is left", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _interrupt_on_termination() -> Callable[[], None]:
+    """Let SIGTERM and SIGHUP clean up as Ctrl-C does; return what undoes that."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    earlier: dict[int, Any] = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        try:
+            # Whoever ignores a signal on purpose, as nohup does, goes on ignoring it.
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                earlier[number] = signal.signal(number, interrupt)
+        except ValueError:
+            break  # Not the main thread, where signals are not ours to handle.
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    return restore
