@@ -1,0 +1,141 @@
+"""A model bundle as the networks it holds, in the terms of `bridge.manifest`'s roles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from bridge import codec, manifest
+from bridge.bundle import find_bundle, verify_files
+from bridge.cancellation import Cancellation
+from bridge.consistency import CODEC_DECODER, CODEC_ENCODER, TEXT_ENCODER, VELOCITY
+from bridge.graphs import Graphs
+from bridge.providers import CPU
+from bridge.text import load_tokenizer, token_ids
+
+Array = npt.NDArray[np.float32]
+
+_GPU_BATCH: Final = 8
+
+
+class Model:
+    """Runs a bundle's networks; what a job does not use is never loaded.
+
+    Parameters
+    ----------
+    model : str or path
+        Name of a bundle, or its directory.
+    providers : sequence of str or None
+        See `bridge.providers.choose_providers`.
+    threads : int or None
+        Threads for one network on the CPU; None takes the physical cores.
+
+    Raises
+    ------
+    ModelError
+        If the bundle is unknown or damaged.
+    ProviderError
+        If a provider asked for is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.directory = find_bundle(model)
+        self.manifest = manifest.load(self.directory)
+        verify_files(self.directory, self.manifest)
+        self.graphs = Graphs(self.directory, self.manifest, providers=providers, threads=threads)
+
+    @property
+    def batch(self) -> int:
+        """Windows per call of the velocity network.
+
+        One on the CPU: kernels for matrices choose their order of summing by the shape, so a
+        window's numbers would depend on its company, and a batch gains nothing there.
+        """
+        return 1 if self.graphs.provider == CPU else _GPU_BATCH
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.directory / self.manifest.tokenizer)
+
+    @property
+    def message_length(self) -> int:
+        """Bits of the watermark that the decoder writes; 0 if it writes none."""
+        for spec in self.manifest.graphs[CODEC_DECODER].inputs:
+            if spec.name == "message":
+                return int(spec.dims[-1])
+        return 0
+
+    def tokens(self, text: str) -> npt.NDArray[np.int64]:
+        """Tokenize a prompt: ids (S,).
+
+        Raises
+        ------
+        InputError
+            If it has more tokens than the model takes.
+        """
+        return token_ids(self._tokenizer, text, self.manifest.prompt.max_tokens)
+
+    def text_features(self, ids: npt.NDArray[np.int64], cancellation: Cancellation) -> Array:
+        """Encode the tokens (S,) of a prompt: features (S, D)."""
+        feeds = {
+            "input_ids": ids[np.newaxis],
+            "attention_mask": np.ones((1, len(ids)), dtype=np.bool_),
+        }
+        features = self.graphs.run(TEXT_ENCODER, feeds, cancellation)
+        return np.asarray(features[0], dtype=np.float32)
+
+    def encode(self, wav: Array, cancellation: Cancellation, on_chunk: Callable[[], None]) -> Array:
+        """Encode a waveform (T * hop,) in chunks: latents (T, C)."""
+
+        def encoder(part: Array) -> Array:
+            latents = self.graphs.run(CODEC_ENCODER, {"wav": part}, cancellation)
+            on_chunk()
+            return latents
+
+        info = self.manifest
+        return codec.encode(encoder, wav, info.hop_length, info.latent_channels, info.codec)
+
+    def decode(
+        self,
+        latents: Array,
+        message: Array,
+        cancellation: Cancellation,
+        on_chunk: Callable[[], None],
+    ) -> Array:
+        """Decode latents (T, C) in chunks: waveform (T * hop,), marked with the message's bits."""
+
+        def decoder(part: Array) -> Array:
+            feeds = {"latents": part}
+            if self.message_length:
+                feeds["message"] = message[np.newaxis]
+            wav = self.graphs.run(CODEC_DECODER, feeds, cancellation)
+            on_chunk()
+            return wav
+
+        return codec.decode(decoder, latents, self.manifest.hop_length, self.manifest.codec)
+
+    def velocity(self, cancellation: Cancellation) -> Callable[..., Array]:
+        """Make the velocity network as `bridge.diffusion.VelocityNetwork` describes it."""
+        video = next(
+            (spec for spec in self.manifest.graphs[VELOCITY].inputs if spec.name == "video"), None
+        )
+
+        def network(**feeds: npt.NDArray[Any]) -> Array:
+            if video is not None:
+                batch, frames = feeds["spans"].shape
+                feeds["video"] = np.zeros((batch, int(video.dims[1]), frames), dtype=np.float32)
+            return self.graphs.run(VELOCITY, feeds, cancellation)
+
+        return network

@@ -1,0 +1,159 @@
+"""From the model's mono, band-limited waveforms to stems of the mixture as it was given.
+
+``raw``
+    The model's own waveforms, the same in every channel. They need not sum to the mixture.
+``null``
+    Stems as in ``raw``; the residual is the mixture minus the stems, so all sum to the mixture.
+``mask``
+    Every channel of the mixture is split in the time-frequency plane in the ratio of the model's
+    magnitudes: the image in the stereo field and the full bandwidth are the mixture's own, and
+    stems and residual sum to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge.manifest import Reconstruction
+from bridge.stft import Stft, plan_stft
+
+Array: TypeAlias = npt.NDArray[np.float32]
+
+_BLOCK_BYTES = 16 * 2**20
+_GUIDE_BAND_HZ = 1_500.0
+_FLOOR = 1e-6
+
+
+def copy_to_channels(waveforms: Sequence[Array], channels: int) -> list[Array]:
+    """Give mono waveforms (samples,) the mixture's channels: arrays (channels, samples)."""
+    return [np.tile(waveform, (channels, 1)) for waveform in waveforms]
+
+
+def remainder(mixture: Array, stems: Sequence[Array]) -> Array:
+    """Subtract stems from a mixture of the same shape, one after the other in float32."""
+    rest = mixture.copy()
+    for stem in stems:
+        rest -= stem
+    return rest
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """How a mixture is transformed and masked.
+
+    Attributes
+    ----------
+    stft : Stft
+    blocks : tuple of (int, int)
+        First and end frame of each block: a block is what is in memory at a time.
+    exponent : float
+        p in the ratio mask.
+    guide_bin, top_bin : int
+        The bins from the first up to the second guide those from the second up.
+    """
+
+    stft: Stft
+    blocks: tuple[tuple[int, int], ...]
+    exponent: float
+    guide_bin: int
+    top_bin: int
+
+
+def plan_masks(samples: int, sample_rate: int, targets: int, sizes: Reconstruction) -> MaskPlan:
+    """Lay out the masking of a mixture of some length and rate into some number of targets."""
+    stft = plan_stft(samples, sample_rate, sizes)
+    # Masks, products and their transforms: about so many arrays of a block's size at once.
+    frames = max(1, _BLOCK_BYTES // (8 * stft.bins * (targets + 6)))
+    hz_per_bin = sample_rate / stft.n_fft
+    top = min(int(sizes.band_hz / hz_per_bin) + 1, stft.bins)
+    guide = max(0, min(top - 1, round((sizes.band_hz - _GUIDE_BAND_HZ) / hz_per_bin)))
+    return MaskPlan(stft, tuple(stft.blocks(frames)), sizes.exponent, guide, top)
+
+
+def split_by_masks(
+    mixture: Array,
+    targets: Sequence[Array],
+    residual: Array,
+    plan: MaskPlan,
+    on_block: Callable[[], None],
+) -> list[Array]:
+    """Apply ratio masks made from the model's waveforms to every channel of the mixture.
+
+    The mask of stem ``k`` is ``|T_k|^p / (sum_j |T_j|^p + |R|^p)``. Above the band of the model it
+    is, in each frame, the mean of the mask over the band's top 1.5 kHz. Where all the waveforms
+    are silent nothing is claimed, and the sound stays in the residual.
+
+    Parameters
+    ----------
+    mixture : ndarray of float32, shape (channels, samples)
+    targets : sequence of ndarray of float32, shape (samples,)
+        The model's waveform of each stem at the mixture's rate.
+    residual : ndarray of float32, shape (samples,)
+        The model's waveform of the rest.
+    plan : MaskPlan
+        From `plan_masks`.
+    on_block : callable
+        Called after each of the plan's blocks.
+
+    Returns
+    -------
+    list of ndarray of float32, shape (channels, samples)
+        One stem per target.
+    """
+    stems = [np.zeros_like(mixture) for _ in targets]
+    for first, end in plan.blocks:
+        masks = _ratio_masks(plan, targets, residual, first, end)
+        for channel, signal in enumerate(mixture):
+            spectra = plan.stft.analyse(signal, first, end)
+            for mask, stem in zip(masks, stems, strict=True):
+                plan.stft.synthesise(mask * spectra, first, stem[channel])
+        on_block()
+    return stems
+
+
+def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> float | None:
+    """Measure how far stems and residual are from summing to the mixture.
+
+    Returns
+    -------
+    float or None
+        Peak of the difference in dB relative to full scale, or None where there is none.
+    """
+    peak = 0.0
+    for channel, signal in enumerate(mixture):
+        difference = residual[channel] - signal
+        for stem in stems:
+            difference += stem[channel]
+        peak = max(peak, float(np.abs(difference).max()))
+    return 20.0 * float(np.log10(peak)) if peak > 0 else None
+
+
+def _ratio_masks(
+    plan: MaskPlan, targets: Sequence[Array], residual: Array, first: int, end: int
+) -> list[Array]:
+    """Masks (frames, bins) of each target for a block of frames."""
+    stft = plan.stft
+    powers = [_power(stft.analyse(wave, first, end), plan.exponent) for wave in targets]
+    total = _power(stft.analyse(residual, first, end), plan.exponent)
+    for power in powers:
+        total += power
+    # Magnitudes this far below those of a full-scale sine are rounding, not sound.
+    total += np.float32((_FLOOR * stft.n_fft / 4) ** plan.exponent)
+    masks = [power / total for power in powers]
+    for mask in masks:
+        band = mask[:, plan.guide_bin : plan.top_bin]
+        mask[:, plan.top_bin :] = band.mean(axis=1, keepdims=True)
+    return masks
+
+
+def _power(spectra: npt.NDArray[np.complex64], exponent: float) -> Array:
+    """Magnitudes to a power."""
+    if exponent == 1.0:
+        return np.abs(spectra)
+    squared = np.square(spectra.real) + np.square(spectra.imag)
+    return squared if exponent == 2.0 else squared ** np.float32(exponent / 2)

@@ -1,0 +1,46 @@
+"""Spans of seconds to one id per latent frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge.request import Span
+
+NULL_ID: Final = 0
+POSITIVE_ID: Final = 1
+NEGATIVE_ID: Final = 2
+
+
+def frame_ids(
+    spans: Sequence[Span], frames: int, sample_rate: int, hop_length: int
+) -> npt.NDArray[np.int64]:
+    """Mark the frames of a clip as SAM Audio's networks expect them.
+
+    Both ends of a span are rounded up to a frame, as the official code does; a span shorter than
+    a frame still marks one, so that it is not lost.
+
+    Parameters
+    ----------
+    spans : sequence of Span
+        Later ones overwrite earlier ones.
+    frames : int
+        Latent frames of the clip, at least 1.
+    sample_rate, hop_length : int
+        Of the model.
+
+    Returns
+    -------
+    ndarray of int64, shape (frames,)
+        0 outside every span, 1 inside a "+" span, 2 inside a "-" span.
+    """
+    ids = np.full(frames, NULL_ID, dtype=np.int64)
+    for span in spans:
+        start = min(math.ceil(span.start_s * sample_rate / hop_length), frames - 1)
+        end = max(math.ceil(span.end_s * sample_rate / hop_length), start + 1)
+        ids[start:end] = POSITIVE_ID if span.polarity == "+" else NEGATIVE_ID
+    return ids
