@@ -1,0 +1,26 @@
+"""What the tests of the host share: a bundle of formulas, and audio to feed it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bridge"))
+
+import tiny_bundle
+from host_audio import RATE, music
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """A model whose prompts "everything", "half" and "nothing" give these shares."""
+    return tiny_bundle.build(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def song(tmp_path):
+    """A 16-bit stereo file of 1.5 s."""
+    path = tmp_path / "song.wav"
+    soundfile.write(path, music().T, RATE, subtype="PCM_16")
+    return path
