@@ -159,12 +159,9 @@ class ConvUnit(nn.Module):
         self.groupnorm = nn.GroupNorm(1, dim)
         self.project = nn.Conv1d(dim, dim, 3, padding=1)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (B, dim, T) to the same shape."""
-        x = F.silu(self.groupnorm(x))
-        if mask is not None:
-            x = x * mask[:, None]
-        out: Tensor = self.project(x)
+        out: Tensor = self.project(F.silu(self.groupnorm(x)))
         return out
 
 
@@ -176,22 +173,27 @@ class ConvStack(nn.Module):
         self.block1 = ConvUnit(dim)
         self.block2 = ConvUnit(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (B, dim, T) to the same shape."""
-        out: Tensor = self.block2(self.block1(x, mask), mask)
+        out: Tensor = self.block2(self.block1(x))
         return out
 
 
 class ConvEmbedder(nn.Module):
-    """The residual convolution block at the transformer's entry."""
+    """The residual convolution block at the transformer's entry.
+
+    It takes no mask: padded frames enter the norm and the convolutions like any other. That is
+    how the weights were trained, and why windows must hold no padding.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.block = ConvStack(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, dim) to the same shape."""
-        return x + self.block(x.transpose(1, 2), mask).transpose(1, 2)
+        out: Tensor = x + self.block(x.transpose(1, 2)).transpose(1, 2)
+        return out
 
 
 class Attention(nn.Module):
@@ -295,7 +297,7 @@ class DiT(nn.Module):
         memory : Tensor, shape (B, S, context_dim)
             Text memory.
         mask : Tensor of bool, shape (B, T), optional
-            True at real frames. Without it every frame is real.
+            True at frames that may be attended to; none means all.
         memory_mask : Tensor of bool, shape (B, S), optional
             True at real tokens.
 
@@ -305,7 +307,7 @@ class DiT(nn.Module):
         """
         config = self.config
         rotary = rotary_table(x.shape[1], config.head_dim, config.rope_theta, x.device)
-        h = self.x_embedder(x, mask)
+        h = self.x_embedder(x)
         time = self.t_embedder(sinusoid(t, config.frequency_embedding_dim).to(x.dtype))
         modulation = self.t_block(F.silu(time)).unflatten(-1, (6, config.dim))
         y = self.y_embedder(memory)
