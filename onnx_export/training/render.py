@@ -1,0 +1,259 @@
+"""Renders the parts of a song to one audio track each with FluidSynth.
+
+All parts that share a soundfont go into one MIDI file, one after another with a gap in between, so
+that the soundfont is loaded once; the result is cut at the known times.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import mido
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from onnx_export.training.songs import Part
+
+__all__ = ["SOUNDFONTS", "Instrument", "Soundfont", "presets", "render_parts", "require_soundfonts"]
+
+_GAP_S = 3.0
+_DRUM_BANK = 128
+
+
+@dataclass(frozen=True)
+class Soundfont:
+    """A soundfont as Debian ships it.
+
+    Parameters
+    ----------
+    name
+        Short name, used in file names of the pool.
+    package
+        Debian package.
+    paths
+        Where the package puts it; the first that exists is used.
+    split
+        `train`, `test` (never in training; for validation and tests), or `drums` (one kit, for
+        training).
+    weight
+        How often it is drawn within its split.
+    """
+
+    name: str
+    package: str
+    paths: tuple[str, ...]
+    split: str
+    weight: float = 1.0
+
+    def find(self) -> Path | None:
+        """Return the file, or None when the package is not installed."""
+        return next((Path(p) for p in self.paths if Path(p).is_file()), None)
+
+
+#: csound's sf_GMbank.sf2 is left out on purpose: it holds many samples of TimGM6mb, which is the
+#: soundfont kept for testing.
+SOUNDFONTS: dict[str, Soundfont] = {
+    font.name: font
+    for font in (
+        Soundfont(
+            "fluidr3", "fluid-soundfont-gm", ("/usr/share/sounds/sf2/FluidR3_GM.sf2",), "train", 0.4
+        ),
+        Soundfont(
+            "musescore",
+            "musescore-general-soundfont-lossless",
+            (
+                "/usr/share/sounds/sf2/MuseScore_General_Full.sf2",
+                "/usr/share/sounds/sf2/MuseScore_General.sf2",
+                "/usr/share/sounds/sf3/MuseScore_General_Full.sf3",
+                "/usr/share/sounds/sf3/MuseScore_General_Lite.sf3",
+            ),
+            "train",
+            0.45,
+        ),
+        Soundfont(
+            "opl3", "opl3-soundfont", ("/usr/share/sounds/sf2/OPL-3_FM_128M.sf2",), "train", 0.15
+        ),
+        Soundfont(
+            "blackpearl",
+            "avldrums.lv2-soundfont",
+            ("/usr/share/sounds/sf2/Black_Pearl_4_LV2.sf2",),
+            "drums",
+        ),
+        Soundfont(
+            "redzeppelin",
+            "avldrums.lv2-soundfont",
+            ("/usr/share/sounds/sf2/Red_Zeppelin_4_LV2.sf2",),
+            "drums",
+        ),
+        Soundfont(
+            "timgm6mb", "timgm6mb-soundfont", ("/usr/share/sounds/sf2/TimGM6mb.sf2",), "test"
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A preset of a soundfont: bank, program, and tuning in cents."""
+
+    bank: int
+    program: int
+    detune_cents: float = 0.0
+
+
+def require_soundfonts(names: tuple[str, ...]) -> None:
+    """Check that FluidSynth and the named soundfonts are installed.
+
+    Raises
+    ------
+    FileNotFoundError
+        With the Debian packages to install.
+    """
+    missing = [] if shutil.which("fluidsynth") else ["fluidsynth"]
+    missing += [SOUNDFONTS[name].package for name in names if SOUNDFONTS[name].find() is None]
+    if missing:
+        raise FileNotFoundError(
+            f"synthesis needs the Debian packages {' '.join(missing)}, which are not installed; "
+            f"run: apt-get install {' '.join(missing)}"
+        )
+
+
+@lru_cache(maxsize=16)
+def presets(font: str) -> frozenset[tuple[int, int]]:
+    """Return the `(bank, program)` pairs of a soundfont, read from its preset headers.
+
+    Presets for wind controllers ("Expr.") are left out: they are silent without a breath signal.
+    """
+    path = SOUNDFONTS[font].find()
+    if path is None:
+        require_soundfonts((font,))
+        return frozenset()
+    data = path.read_bytes()
+    at = data.rfind(b"phdr")
+    size = struct.unpack("<I", data[at + 4 : at + 8])[0]
+    found = set()
+    for k in range(at + 8, at + 8 + size - 38, 38):  # the last record only ends the list
+        name = data[k : k + 20].split(b"\0")[0].decode("latin1")
+        program, bank = struct.unpack("<HH", data[k + 20 : k + 24])
+        if not name.endswith("Expr."):
+            found.add((bank, program))
+    return frozenset(found)
+
+
+def _events(
+    part: Part, instrument: Instrument, channel: int, offset_s: float
+) -> list[tuple[float, int, mido.Message]]:
+    """List `(time_s, order, message)` of one part; note ends come before starts."""
+    bank = 0 if instrument.bank == _DRUM_BANK else instrument.bank
+    bend = int(np.clip(instrument.detune_cents / 200 * 8192, -8192, 8191))
+    events: list[tuple[float, int, mido.Message]] = [
+        (0.0, 0, mido.Message("control_change", channel=channel, control=0, value=bank)),
+        (0.0, 1, mido.Message("program_change", channel=channel, program=instrument.program)),
+        (0.0, 2, mido.Message("pitchwheel", channel=channel, pitch=bend)),
+    ]
+    for time_s, control, value in part.controls:
+        message = mido.Message("control_change", channel=channel, control=control, value=value)
+        events.append((offset_s + time_s, 3, message))
+    sounding: dict[int, float] = {}
+    for note in reversed(part.notes):
+        # A repeated pitch ends the note before it, as on a real instrument.
+        end = min(note.start_s + note.length_s, sounding.get(note.pitch, np.inf) - 0.002)
+        sounding[note.pitch] = note.start_s
+        if end <= note.start_s:
+            continue
+        on = mido.Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
+        off = mido.Message("note_off", channel=channel, note=note.pitch)
+        events += [(offset_s + note.start_s, 5, on), (offset_s + end, 4, off)]
+    return events
+
+
+def render_parts(
+    font: str,
+    parts: list[Part],
+    instruments: list[Instrument],
+    seconds: float,
+    sample_rate: int = 32000,
+) -> list[NDArray[np.float32]]:
+    """Render parts with one soundfont.
+
+    Parameters
+    ----------
+    font
+        A key of `SOUNDFONTS`.
+    parts, instruments
+        Up to 15 pitched parts, each with its instrument; drums use bank 128.
+    seconds
+        Length of the song. What rings on after it is cut off with a short fade.
+    sample_rate
+        32 kHz leaves no alias below 8 kHz for the usual 44.1 kHz samples.
+
+    Returns
+    -------
+    list of ndarray
+        Stereo audio `(2, samples)` for each part, dry.
+
+    Raises
+    ------
+    FileNotFoundError
+        If FluidSynth or the soundfont is missing.
+    RuntimeError
+        If FluidSynth fails.
+    """
+    require_soundfonts((font,))
+    stride_s = seconds + _GAP_S
+    events: list[tuple[float, int, mido.Message]] = []
+    channels = iter([c for c in range(16) if c != 9])
+    for k, (part, instrument) in enumerate(zip(parts, instruments, strict=True)):
+        channel = 9 if instrument.bank == _DRUM_BANK else next(channels)
+        events += _events(part, instrument, channel, k * stride_s)
+    end_s = len(parts) * stride_s
+    events.sort(key=lambda event: event[:2])
+
+    ticks_per_s = 960.0
+    midi = mido.MidiFile(ticks_per_beat=480)
+    track = mido.MidiTrack()
+    midi.tracks.append(track)
+    now = 0
+    for time_s, _, message in events:
+        tick = round(time_s * ticks_per_s)
+        track.append(message.copy(time=max(0, tick - now)))
+        now = max(now, tick)
+    track.append(mido.MetaMessage("end_of_track", time=max(1, round(end_s * ticks_per_s) - now)))
+
+    with tempfile.TemporaryDirectory(prefix="stembridge-") as folder:
+        midi.save(f"{folder}/song.mid")
+        command = ["fluidsynth", "-niq", "-R", "0", "-C", "0", "-g", "0.4"]
+        command += [
+            "-o",
+            "synth.dynamic-sample-loading=1",
+            "-o",
+            "synth.polyphony=200",
+            "-T",
+            "wav",
+            "-O",
+            "float",
+            "-r",
+            str(sample_rate),
+        ]
+        command += ["-F", f"{folder}/song.wav", str(SOUNDFONTS[font].find()), f"{folder}/song.mid"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0 or not Path(folder, "song.wav").is_file():
+            raise RuntimeError(f"fluidsynth failed with {font}: {done.stderr.strip()[:500]}")
+        audio, _ = soundfile.read(f"{folder}/song.wav", dtype="float32", always_2d=True)
+    length = round(seconds * sample_rate)
+    fade = np.ones(length, np.float32)
+    fade[-200:] = np.linspace(1, 0, 200, dtype=np.float32)
+    stems = []
+    for k in range(len(parts)):
+        first = round(k * stride_s * sample_rate)
+        stem = audio[first : first + length].T
+        stem = np.pad(stem, ((0, 0), (0, length - stem.shape[1])))
+        stems.append((stem * fade).astype(np.float32))
+    return stems
