@@ -87,6 +87,11 @@ class Engine:
         """The execution provider in use."""
         return self._model.graphs.provider
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Roles of the networks that are in memory."""
+        return self._model.graphs.loaded
+
     def separate(
         self,
         mixture: npt.ArrayLike,

@@ -26,7 +26,8 @@ Array: TypeAlias = npt.NDArray[np.float32]
 
 _BLOCK_BYTES = 16 * 2**20
 _GUIDE_BAND_HZ = 1_500.0
-_FLOOR = 1e-6
+_FLOOR = 1e-9
+_PASSBAND = 0.45  # of the rate; the resampler keeps up to 0.456
 
 
 def copy_to_channels(waveforms: Sequence[Array], channels: int) -> list[Array]:
@@ -70,8 +71,10 @@ def plan_masks(samples: int, sample_rate: int, targets: int, sizes: Reconstructi
     # Masks, products and their transforms: about so many arrays of a block's size at once.
     frames = max(1, _BLOCK_BYTES // (8 * stft.bins * (targets + 6)))
     hz_per_bin = sample_rate / stft.n_fft
-    top = min(int(sizes.band_hz / hz_per_bin) + 1, stft.bins)
-    guide = max(0, min(top - 1, round((sizes.band_hz - _GUIDE_BAND_HZ) / hz_per_bin)))
+    # A mixture of a low rate has passed the resampler's filter on its way in and out.
+    band_hz = min(sizes.band_hz, _PASSBAND * sample_rate)
+    top = int(band_hz / hz_per_bin) + 1
+    guide = max(0, min(top - 1, round((band_hz - _GUIDE_BAND_HZ) / hz_per_bin)))
     return MaskPlan(stft, tuple(stft.blocks(frames)), sizes.exponent, guide, top)
 
 
@@ -117,7 +120,7 @@ def split_by_masks(
 
 
 def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> float | None:
-    """Measure how far stems and residual are from summing to the mixture.
+    """Measure how far stems and residual are from summing to the mixture, added in float32.
 
     Returns
     -------
@@ -126,10 +129,12 @@ def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> fl
     """
     peak = 0.0
     for channel, signal in enumerate(mixture):
-        difference = residual[channel] - signal
+        total = np.zeros_like(signal)
         for stem in stems:
-            difference += stem[channel]
-        peak = max(peak, float(np.abs(difference).max()))
+            total += stem[channel]
+        total += residual[channel]
+        total -= signal
+        peak = max(peak, float(np.abs(total).max()))
     return 20.0 * float(np.log10(peak)) if peak > 0 else None
 
 

@@ -33,7 +33,7 @@ def resample(
     """
     wanted = resampled_length(len(audio), from_hz, to_hz) if samples is None else samples
     if from_hz == to_hz:
-        out = audio
+        out = audio.copy()
     else:
         # A sample of silence more than needed, since the resampler rounds its length down.
         needed = -(-wanted * from_hz // to_hz) + 1

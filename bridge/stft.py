@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bridge.manifest import Reconstruction
 
-_REFERENCE_RATE_HZ = 46_000  # between 44.1 and 48 kHz, for which the manifest's sizes are given
+_REFERENCE_RATE_HZ = 44_100
 
 
 @dataclass(frozen=True)
