@@ -50,6 +50,11 @@ def faults(manifest: Manifest) -> Iterator[str]:
         yield "$.codec has a negative context"
     if manifest.max_frames is not None and manifest.max_frames < 1:
         yield f"$.max_frames is {manifest.max_frames}, expected at least 1"
+    elif manifest.max_frames and manifest.window_s * manifest.frame_rate_hz > manifest.max_frames:
+        yield (
+            f"$.window_s is {manifest.window_s}, but $.max_frames holds "
+            f"{manifest.max_frames / manifest.frame_rate_hz:g} s"
+        )
     n_fft, hop = manifest.reconstruction.n_fft, manifest.reconstruction.hop
     if n_fft < 64 or n_fft & (n_fft - 1) or hop < 1 or n_fft % hop or n_fft // hop < 2:
         yield (

@@ -19,13 +19,15 @@ import onnxruntime as ort
 import psutil
 
 from bridge.cancellation import Cancellation
-from bridge.errors import ModelError, ProviderError
+from bridge.consistency import TEXT_ENCODER
+from bridge.errors import MemoryBudgetError, ModelError, ProviderError
 from bridge.manifest import Manifest
 from bridge.providers import CPU, CUDA, check_used, choose_providers
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
 _LOG_ERRORS_ONLY = 3
+_LOG_NOTHING_SHORT_OF_A_CRASH = 4
 
 
 class Graphs:
@@ -44,7 +46,7 @@ class Graphs:
     Raises
     ------
     ProviderError
-        If a provider asked for is not there.
+        If a provider asked for is not there, or ONNX Runtime does not really use it.
     """
 
     def __init__(
@@ -66,10 +68,13 @@ class Graphs:
             # The CUDA libraries that come from PyPI lie where no loader looks.
             with contextlib.redirect_stdout(sys.stderr):
                 ort.preload_dlls()
+        if self._providers != (CPU,):
+            # A provider shows only in an open session whether it works: better now than midway.
+            self.open(TEXT_ENCODER)
 
     @property
     def provider(self) -> str:
-        """The execution provider that the graphs run on, as far as they have been opened."""
+        """The execution provider that the graphs really run on."""
         return self._providers[0]
 
     @property
@@ -117,12 +122,25 @@ class Graphs:
         ------
         Cancelled
             If the job was cancelled before or during the run.
+        MemoryBudgetError
+            If the memory does not suffice.
         """
         session = self.open(role)
         names = [self._manifest.graphs[role].outputs[0].name]
         options = ort.RunOptions()
+        # A failed run raises; ONNX Runtime would print the same on stderr as well.
+        options.log_severity_level = _LOG_NOTHING_SHORT_OF_A_CRASH
         with cancellation.stopping(lambda: setattr(options, "terminate", True)):
-            output: Array = session.run(names, dict(feeds), options)[0]
+            try:
+                output: Array = session.run(names, dict(feeds), options)[0]
+            except Exception as error:  # ONNX Runtime's own classes share no other base
+                if "Failed to allocate memory" in str(error):
+                    shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
+                    raise MemoryBudgetError(
+                        f"not enough memory to run {role} on {shapes}; close other programs, or "
+                        "give a shorter window"
+                    ) from error
+                raise
         return output
 
     def close(self) -> None:

@@ -23,7 +23,10 @@ SOLVERS: Final[tuple[Solver, ...]] = ("euler", "midpoint")
 RECONSTRUCTION_MODES: Final[tuple[ReconstructionMode, ...]] = ("raw", "null", "mask")
 RESIDUAL: Final = "residual"
 
-_UNSAFE_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_LONGEST_SLUG = 60
+_LONGEST_NAME_BYTES = 240
+# Lone surrogates stand for bytes of a command line that were not text.
+_UNSAFE_IN_FILE_NAMES = re.compile(r'[\ud800-\udfff\x00-\x1f\x7f<>:"/\\|?*]')
 _DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -151,16 +154,17 @@ class ResolvedSettings:
 def slug(text: str) -> str:
     """Turn a prompt into a stem name that is safe as a file name on every system.
 
-    Lower case, ``-`` for white space and for characters that file systems refuse.
+    Lower case, ``-`` for white space and for characters that file systems refuse; cut to 60
+    characters.
     """
     dashed = re.sub(r"\s+", "-", _UNSAFE_IN_FILE_NAMES.sub(" ", text.lower()).strip())
-    return re.sub(r"-{2,}", "-", dashed).strip("-.")
+    return re.sub(r"-{2,}", "-", dashed)[:_LONGEST_SLUG].strip("-.")
 
 
 def is_safe_name(name: str) -> bool:
     """Say whether a stem name can be a file name on every system."""
     return (
-        0 < len(name.encode()) <= 200
+        0 < len(name.encode(errors="replace")) <= _LONGEST_NAME_BYTES
         and name == name.strip()
         and not name.startswith(".")
         and not name.endswith(".")

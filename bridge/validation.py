@@ -182,6 +182,8 @@ def _checked_prompt(prompt: Prompt | str, duration_s: float) -> Prompt:
     if not isinstance(prompt, Prompt) or not isinstance(prompt.text, str):
         raise InputError(f"expected a Prompt or a string, got {prompt!r}")
     text = " ".join(prompt.text.lower().split())
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"the prompt {text!r} is not valid Unicode; type it again")
     spans = tuple(_checked_span(span, text, duration_s) for span in prompt.spans)
     if not text and not spans:
         raise InputError("a prompt is empty; say what to extract, e.g. 'drums'")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tiny_bundle
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.cancellation import Cancellation
@@ -51,7 +51,6 @@ def test_the_blurred_codec_needs_its_context(build_bundle):
     np.testing.assert_allclose(latents[:9], half[:9], atol=2e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 700), st.sampled_from([2, 64, 256]))
 def test_padding_fills_the_last_frame_by_reflection(samples, hop):
     wav = np.arange(1, samples + 1, dtype=np.float32)

@@ -41,7 +41,7 @@ def integrate(plan, given_conditions, batch=1, solver="midpoint"):
     return solve(field, start.astype(np.float32), time_grid(4), solver)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 90), st.floats(0, 0.99), st.sampled_from(["euler", "midpoint"]))
 def test_windowed_equals_unwindowed_for_a_field_of_absolute_time(window, share, solver):
     whole = integrate(plan_windows(FRAMES, FRAMES, 0), conditions(), solver=solver)

@@ -27,7 +27,7 @@ def level_db(signal):
     return 10 * np.log10(np.mean(np.square(signal, dtype=np.float64)) + 1e-30)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.integers(1, 9000),
     st.integers(1, 3),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.resampling import resample, resampled_length
@@ -41,7 +41,6 @@ def test_a_sine_keeps_its_phase(rate):
     assert np.abs(out[500:-500] - expected[500:-500]).max() < 1e-3
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.sampled_from(RATES), st.sampled_from(RATES))
 def test_lengths_are_exact(samples, from_hz, to_hz):
     signal = np.ones(samples, np.float32)

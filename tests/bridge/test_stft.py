@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.manifest import Reconstruction
@@ -16,7 +16,6 @@ def there_and_back(signal, stft, frames):
     return out
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.sampled_from([(64, 32), (256, 64), (512, 64)]), st.integers(1, 20))
 def test_unmodified_spectra_return_the_signal(samples, sizes, frames):
     signal = np.random.default_rng(samples).uniform(-1, 1, samples).astype(np.float32)

@@ -186,7 +186,9 @@ def _velocity(directory: Path, options: Tiny) -> GraphSpec:
         "zero": np.array(0, np.float32),
     }
     outputs = [("velocity", "float32", ("B", "T", 2 * HOP))]
-    return _save(directory, VELOCITY, inputs, outputs, nodes, constants)
+    return _save(
+        directory, VELOCITY, inputs=inputs, outputs=outputs, nodes=nodes, constants=constants
+    )
 
 
 def _blur(source: str) -> tuple[list[onnx.NodeProto], str]:
@@ -204,6 +206,7 @@ def _blur_kernel(options: Tiny) -> dict[str, np.ndarray]:
 def _save(
     directory: Path,
     role: str,
+    *,
     inputs: list[tuple],
     outputs: list[tuple],
     nodes: list[onnx.NodeProto],
