@@ -51,6 +51,11 @@ COMMANDS = (
     Command("demo", "demo", "Separate the bundled mixture and show how well it went."),
     Command("preset", "preset", "List, show, save and share presets."),
     Command("serve", "serve", "Run the sidecar."),
+    Command("status", "serve", "Show what the sidecar is doing."),
+    Command("stop", "serve", "Stop the sidecar."),
+    Command("jobs", "serve", "List the sidecar's jobs."),
+    Command("cancel", "serve", "Cancel a job."),
+    Command("logs", "serve", "Show the sidecar's log."),
     Command("models", "models", "List, check and export model bundles."),
 )
 

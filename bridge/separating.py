@@ -1,0 +1,82 @@
+"""Computing a task with the engine: audio from the store, stems back into the store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import asdict
+
+from bridge.descriptors import StemInfo
+from bridge.engine import Engine
+from bridge.records import RESULTS, ResultRecord
+from bridge.request import RESIDUAL
+from bridge.store import Store
+from bridge.tasks import Advanced, Event, Finished, Loaded, Task
+
+Post = Callable[..., None]
+
+
+class Separator:
+    """The engines of a worker; the one used last stays loaded.
+
+    Parameters
+    ----------
+    post : callable
+        Takes an event, and for a preview its samples as bytes.
+    """
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._loaded: tuple[Path, tuple[str, ...] | None] | None = None
+        self._engine: Engine | None = None
+
+    def load(self, model_path: Path, providers: tuple[str, ...] | None) -> Engine:
+        """Return the engine for a model, loading it if another one is loaded."""
+        if self._engine is None or self._loaded != (model_path, providers):
+            self._engine = None  # frees the other model's memory before this one takes its own
+            self._engine = Engine(model=model_path, providers=providers)
+            self._loaded = (model_path, providers)
+            self._say(Loaded(self._engine.manifest.name, self._engine.provider))
+        return self._engine
+
+    def separate(self, task: Task, cancel: threading.Event) -> None:
+        """Compute a task and post what happens on the way.
+
+        Raises
+        ------
+        StembridgeError
+            If the engine refuses, the disk is full, or `cancel` was set.
+        """
+        engine = self.load(Path(task.model_path), task.providers)
+        store = Store(Path(task.store_path))
+        mixture = np.memmap(
+            store.path(task.audio_sha256),
+            np.float32,
+            mode="r",
+            shape=(task.channels, task.samples),
+        )
+        result = engine.separate(
+            mixture,
+            task.sample_rate,
+            list(task.prompts),
+            progress=lambda progress: self._say(Advanced(task.key, progress)),
+            cancel=cancel,
+            **asdict(task.settings),
+        )
+        stems = {**result.stems, RESIDUAL: result.residual}
+        infos = tuple(_stored(store, name, audio) for name, audio in stems.items())
+        store.write_record(RESULTS, task.key, ResultRecord(result.report, infos))
+        self._say(Finished(task.key, result.report, infos))
+
+    def _say(self, event: Event) -> None:
+        self._post(event)
+
+
+def _stored(store: Store, name: str, audio: npt.NDArray[np.float32]) -> StemInfo:
+    data = np.ascontiguousarray(audio, dtype="<f4")
+    channels, samples = data.shape
+    return StemInfo(name, store.put(data.data.cast("B")), channels, samples)

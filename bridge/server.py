@@ -1,0 +1,284 @@
+"""The sidecar's process: sockets, threads, start and end.
+
+Threads: the job channel (this one), the control channel, the disk, and the one that watches the
+workers. None of them computes; that happens in `bridge.worker`'s processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import zmq
+
+from bridge.catalogue import Catalogue
+from bridge.control import PACKAGE, Control
+from bridge.descriptors import Limits
+from bridge.desk import Desk
+from bridge.endpoints import Binding, private_address
+from bridge.errors import ServerError, StembridgeError
+from bridge.inbox import Inbox
+from bridge.lockfile import LockFile
+from bridge.logs import log, set_up
+from bridge.messages import Failed, JobProgress, Message, Partial
+from bridge.places import log_file, models_directory
+from bridge.pool import Pool
+from bridge.protocol import Buffer, decode, encode
+from bridge.service import Service
+from bridge.sessions import Peer, Sessions
+from bridge.sockets import receive_frames, router
+from bridge.spool import Spool
+from bridge.store import Store
+from bridge.tasks import Event
+
+LOCK: Final = "server.lock"
+ADDRESS: Final = "server.json"
+_TICK_S: Final = 0.1
+_BURST: Final = 64
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a server runs.
+
+    Attributes
+    ----------
+    directory : Path
+        Its private runtime directory.
+    cache : Path
+        Its disk store.
+    cache_limit_bytes : int
+    models : tuple of Path
+        Bundles that can be asked for by name beside the installed ones.
+    providers : tuple of str or None
+        ONNX Runtime execution providers; None lets the engine choose.
+    idle_timeout_s : float or None
+        It leaves after so long without clients and jobs; None stays.
+    grace_s : float
+        How long a silent client's jobs go on.
+    workers : int
+        Jobs computed at a time.
+    limits : Limits
+        Per client.
+    console : bool
+        Whether the log also goes to standard error.
+    """
+
+    directory: Path
+    cache: Path
+    cache_limit_bytes: int = 10 << 30
+    models: tuple[Path, ...] = ()
+    providers: tuple[str, ...] | None = None
+    idle_timeout_s: float | None = None
+    grace_s: float = 10.0
+    workers: int = 1
+    limits: Limits = field(default_factory=Limits)
+    console: bool = False
+
+
+class Server:
+    """A sidecar. At most one runs per runtime directory.
+
+    Parameters
+    ----------
+    config : ServerConfig
+
+    Raises
+    ------
+    ServerError
+        If one runs there already, or the sockets or the store cannot be made.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._lock = LockFile(config.directory / LOCK)
+        if not self._lock.acquire():
+            raise AlreadyRunning(f"a server is running in {config.directory} already")
+        self._stopping = threading.Event()
+        self._inbox: Inbox[Callable[[], None]] = Inbox()
+        self._outbox: deque[tuple[Peer, Message, Buffer | None]] = deque()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._id = secrets.token_hex(8)
+        self._memory = set_up(log_file(config.directory), console=config.console)
+        self._store = Store(config.cache, config.cache_limit_bytes)
+        self._store.sweep()
+        self._sessions = Sessions(config.grace_s)
+        self._spool = Spool("disk", self._inbox.put)
+        self._catalogue = Catalogue(models_directory(config.directory), config.models)
+        self._service = Service(
+            self._catalogue, self._store, self._spool, self._send, config.providers
+        )
+        self._desk = Desk(
+            server_id=self._id,
+            service=self._service,
+            sessions=self._sessions,
+            catalogue=self._catalogue,
+            store=self._store,
+            limits=config.limits,
+            send=self._send,
+        )
+        self._bindings = [self._bind_private()]
+
+    def stop(self) -> None:
+        """Make `run` return; safe from any thread and from a signal handler."""
+        self._stopping.set()
+        self._inbox.put(lambda: None)
+
+    def run(self) -> None:
+        """Serve until stopped, or idle for too long."""
+        config = self._config
+        pool = Pool(f"ipc://{config.directory}/workers.sock", config.workers, self._post_event)
+        self._service.workers = pool
+        control = Control(
+            bindings=self._bindings,
+            service=self._service,
+            desk=self._desk,
+            sessions=self._sessions,
+            catalogue=self._catalogue,
+            store=self._store,
+            limits=config.limits,
+            memory=self._memory,
+            server_id=self._id,
+            wake=lambda: self._inbox.put(lambda: None),
+            stop=self.stop,
+        )
+        self._announce()
+        log("started", pid=os.getpid(), endpoint=self._bindings[0].endpoint, version=PACKAGE)
+        try:
+            with self._service.lock:
+                self._service.resume_kept()
+            self._serve()
+        finally:
+            (config.directory / ADDRESS).unlink(missing_ok=True)
+            control.close()
+            pool.close()
+            self._spool.close()
+            for binding in self._bindings:
+                binding.jobs.close()
+            self._context.term()
+            self._inbox.close()
+            log("stopped")
+            self._lock.release()
+
+    def _bind_private(self) -> Binding:
+        address = private_address(self._config.directory)
+        control, jobs = router(self._context), router(self._context)
+        try:
+            control.bind(address.control)
+            jobs.bind(str(address.jobs))
+        except zmq.ZMQError as error:
+            raise ServerError(f"cannot listen at {address.control}: {error}") from error
+        return Binding(0, control, jobs, address.control, None, local=True)
+
+    def _announce(self) -> None:
+        """Tell clients where the server is; the file appears whole or not at all."""
+        address = private_address(self._config.directory)
+        path = self._config.directory / ADDRESS
+        partial_path = path.with_suffix(".new")
+        partial_path.write_bytes(msgspec.json.encode(address))
+        partial_path.replace(path)
+
+    def _send(self, peer: Peer, message: Message, payload: Buffer | None) -> None:
+        self._outbox.append((peer, message, payload))
+
+    def _post_event(self, event: Event, payload: Buffer | None) -> None:
+        self._inbox.put(partial(self._service.worker_event, event, payload))
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._inbox.fileno(), zmq.POLLIN)
+        for binding in self._bindings:
+            poller.register(binding.jobs, zmq.POLLIN)
+        last_tick = idle_since = time.monotonic()
+        while not self._stopping.is_set():
+            poller.poll(int(_TICK_S * 1000))
+            for index, binding in enumerate(self._bindings):
+                self._receive(index, binding)
+            now = time.monotonic()
+            with self._service.lock:
+                for outcome in self._inbox.drain():
+                    outcome()
+                if now - last_tick >= _TICK_S:
+                    last_tick = now
+                    self._desk.tick()
+                if self._sessions or any(job.open for job in self._service.table.jobs.values()):
+                    idle_since = now
+            self._flush()
+            timeout_s = self._config.idle_timeout_s
+            if timeout_s is not None and now - idle_since > timeout_s:
+                log("idle for too long", seconds=timeout_s)
+                return
+
+    def _receive(self, index: int, binding: Binding) -> None:
+        for _ in range(_BURST):  # others get their turn however much one client sends
+            received = receive_frames(binding.jobs)
+            if received is None:
+                return
+            identity, frames, _ = received
+            peer = (index, identity)
+            try:
+                message, payload = decode(frames)
+                with self._service.lock:
+                    self._desk.handle(peer, message, payload)
+            except StembridgeError as error:
+                failed = Failed(code=error.code, message=str(error))
+                self._outbox.append((peer, failed, None))
+
+    def _flush(self) -> None:
+        while self._outbox:
+            peer, message, payload = self._outbox.popleft()
+            index, identity = peer
+            frames = [identity, *encode(message, payload)]
+            try:
+                self._bindings[index].jobs.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                # A client that does not read. Progress is repeated anyway; anything else it
+                # would miss for good, so that it has to begin again.
+                if not isinstance(message, JobProgress | Partial):
+                    self._drop(peer)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+
+    def _drop(self, peer: Peer) -> None:
+        session = self._sessions.at(peer)
+        if session is not None:
+            log("client reads nothing", logging.WARNING, session=session.id[:8])
+            with self._service.lock:
+                self._desk.end_session(session.id)
+
+
+class AlreadyRunning(ServerError):
+    """Another server holds the lock."""
+
+
+def serve(config: ServerConfig) -> None:
+    """Run a server in this process until it is stopped, interrupted, or idle for too long.
+
+    Raises
+    ------
+    ServerError
+        If one runs already, or it cannot be started.
+    """
+    server = Server(config)
+
+    def leave(*_: object) -> None:
+        server.stop()
+
+    previous = {name: signal.signal(name, leave) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run()
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)

@@ -1,0 +1,50 @@
+"""The entry point that clients start in the background: ``python -m bridge.sidecar``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a server that belongs to no terminal; 0 also if one was running already.
+
+    With ``--detach`` the process that was started ends at once, and the server goes on as a
+    child of the system, so that no client has to wait for it.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bridge.sidecar")
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--idle-timeout", type=float, default=600.0)
+    parser.add_argument("--grace", type=float, default=10.0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cache-limit", type=int, default=10 << 30, help="bytes")
+    parser.add_argument("--detach", action="store_true")
+    arguments = parser.parse_args(argv)
+    if arguments.detach and sys.platform != "win32":
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+
+    from bridge.server import AlreadyRunning, ServerConfig, serve
+
+    config = ServerConfig(
+        directory=arguments.directory,
+        cache=arguments.cache,
+        cache_limit_bytes=arguments.cache_limit,
+        idle_timeout_s=arguments.idle_timeout,
+        grace_s=arguments.grace,
+        workers=arguments.workers,
+    )
+    try:
+        serve(config)
+    except AlreadyRunning:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

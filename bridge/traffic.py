@@ -1,0 +1,170 @@
+"""Moving audio between clients and the store, chunk by chunk, as credits allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from bridge.errors import InputError, ServerError, StembridgeError
+from bridge.jobs import Job, Subscriber
+from bridge.messages import WINDOW_CHUNKS, Credit, Failed, Message, SendAudio, Stem
+from bridge.protocol import Buffer
+from bridge.sessions import Session
+from bridge.spool import Spool
+from bridge.store import Store
+from bridge.transfer import Download, Upload
+
+
+class Send(Protocol):
+    """Sends a message to a session."""
+
+    def __call__(self, session: Session, message: Message, payload: Buffer | None = None) -> None:
+        """Queue it, if the session listens."""
+        ...
+
+
+class Traffic:
+    """Uploads and downloads of all requests. All disk work happens in the spool's thread.
+
+    Parameters
+    ----------
+    store, spool
+        Where audio lies, and who reads and writes it.
+    send : Send
+    came : callable
+        Called with the job when its mixture is in the store.
+    failed : callable
+        Called with the job, the subscriber and the error when it will not come.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        spool: Spool,
+        send: Send,
+        came: Callable[[Job], None],
+        failed: Callable[[Job, Subscriber, StembridgeError], None],
+    ) -> None:
+        self._store = store
+        self._spool = spool
+        self._send = send
+        self._came = came
+        self._failed = failed
+
+    def begin_upload(self, job: Job, subscriber: Subscriber) -> None:
+        """Ask a client for the mixture."""
+        audio = job.record.audio
+        incoming = self._store.create(audio.sha256, audio.size_bytes)
+        subscriber.upload = Upload(incoming, audio)
+        message = SendAudio(request=subscriber.request, offset=0, credits=WINDOW_CHUNKS)
+        self._send(subscriber.session, message)
+
+    def receive(self, job: Job, subscriber: Subscriber, offset: int, data: Buffer) -> None:
+        """Take a chunk of the mixture.
+
+        Raises
+        ------
+        ProtocolError
+            If it is out of order or without credit.
+        """
+        upload = subscriber.upload
+        if upload is None:
+            return  # the audio came from somebody else meanwhile
+        upload.accept(offset, len(data))
+        work = partial(upload.incoming.write, data)
+        self._spool.submit(work, partial(self._written, job, subscriber, upload))
+        if upload.complete:
+            then = partial(self._committed, job, subscriber, upload)
+            self._spool.submit(upload.incoming.commit, then)
+
+    def _written(self, job: Job, subscriber: Subscriber, upload: Upload, outcome: object) -> None:
+        if subscriber.upload is not upload:
+            return
+        if isinstance(outcome, Exception):
+            self.stop(subscriber)
+            self._failed(job, subscriber, _as_error(outcome))
+        elif upload.written():
+            self._send(subscriber.session, Credit(request=subscriber.request, credits=1))
+
+    def _committed(
+        self, job: Job, subscriber: Subscriber, upload: Upload, outcome: bool | Exception
+    ) -> None:
+        if subscriber.upload is not upload:
+            return
+        subscriber.upload = None
+        if outcome is True:
+            self._came(job)
+        elif isinstance(outcome, Exception):
+            self._failed(job, subscriber, _as_error(outcome))
+        else:
+            changed = "the audio is not what its checksum says; was it changed while it was sent?"
+            self._failed(job, subscriber, InputError(changed))
+
+    def fetch(self, job: Job, subscriber: Subscriber, stem: str, offset: int) -> None:
+        """Begin to send a stem.
+
+        Raises
+        ------
+        InputError
+            If the job has no such stem, or is not done.
+        ProtocolError
+            If the offset is not one of it.
+        """
+        stems = () if job.result is None or job.state != "done" else job.result.stems
+        info = next((info for info in stems if info.name == stem), None)
+        if info is None:
+            raise InputError(f"the job has no finished stem {stem!r}")
+        subscriber.download = Download(info, offset)
+        self._pump(job, subscriber)
+
+    def credit(self, job: Job, subscriber: Subscriber, credits: int) -> None:
+        """Note that a client has room for more chunks."""
+        subscriber.credits = min(WINDOW_CHUNKS, subscriber.credits + credits)
+        self._pump(job, subscriber)
+
+    def stop(self, subscriber: Subscriber) -> None:
+        """Give up what is on its way."""
+        upload, subscriber.upload, subscriber.download = subscriber.upload, None, None
+        if upload is not None:
+            self._spool.submit(upload.incoming.close, lambda _: None)
+
+    def _pump(self, job: Job, subscriber: Subscriber) -> None:
+        download = subscriber.download
+        if download is None or download.reading or download.complete or subscriber.credits == 0:
+            return
+        download.reading = True
+        subscriber.credits -= 1
+        place = self._store.path(download.stem.sha256)
+
+        def read(offset: int = download.offset, size_bytes: int = download.next_bytes) -> bytes:
+            with place.open("rb") as file:
+                file.seek(offset)
+                return file.read(size_bytes)
+
+        self._spool.submit(read, partial(self._was_read, job, subscriber, download))
+
+    def _was_read(
+        self, job: Job, subscriber: Subscriber, download: Download, outcome: bytes | Exception
+    ) -> None:
+        if subscriber.download is not download:
+            return
+        download.reading = False
+        if isinstance(outcome, Exception) or len(outcome) != download.next_bytes:
+            subscriber.download = None
+            error = ServerError(f"the stem {download.stem.name!r} is gone; submit the job again")
+            self._send(
+                subscriber.session,
+                Failed(code=error.code, message=str(error), request=subscriber.request),
+            )
+            return
+        message = Stem(request=subscriber.request, stem=download.stem.name, offset=download.offset)
+        download.offset += len(outcome)
+        self._send(subscriber.session, message, outcome)
+        self._pump(job, subscriber)
+
+
+def _as_error(error: Exception) -> StembridgeError:
+    if isinstance(error, StembridgeError):
+        return error
+    return ServerError(f"the server cannot store the audio: {error}")

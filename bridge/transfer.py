@@ -1,0 +1,76 @@
+"""Audio in chunks with credits, seen from the server: what comes in, and what goes out."""
+
+from __future__ import annotations
+
+from bridge.descriptors import AudioInfo, StemInfo
+from bridge.errors import ProtocolError
+from bridge.messages import WINDOW_CHUNKS
+from bridge.protocol import CHUNK_BYTES
+from bridge.store import Incoming
+
+
+class Upload:
+    """A mixture on its way in: no chunk without credit, none out of order.
+
+    A client may send chunks of up to 4 MiB; credits are counted as if all had the usual size.
+    """
+
+    def __init__(self, incoming: Incoming, audio: AudioInfo) -> None:
+        self.incoming = incoming
+        self.received = 0
+        self._size = audio.size_bytes
+        self._credits = WINDOW_CHUNKS
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes have come."""
+        return self.received == self._size
+
+    def accept(self, offset: int, size_bytes: int) -> None:
+        """Account for a chunk.
+
+        Raises
+        ------
+        ProtocolError
+            If it was not allowed.
+        """
+        if self._credits == 0:
+            raise ProtocolError("a chunk of audio without credit; wait for credit messages")
+        if offset != self.received or offset + size_bytes > self._size:
+            raise ProtocolError(
+                f"a chunk at byte {offset} with {size_bytes} bytes; expected byte {self.received} "
+                f"of {self._size}"
+            )
+        if size_bytes < CHUNK_BYTES and offset + size_bytes < self._size:
+            raise ProtocolError(f"a chunk of {size_bytes} bytes; all but the last have 1 to 4 MiB")
+        self._credits -= 1
+        self.received += size_bytes
+
+    def written(self) -> bool:
+        """Return a chunk's credit once it is on disk; False if no more chunks will come."""
+        self._credits += 1
+        return not self.complete
+
+
+class Download:
+    """A stem on its way out."""
+
+    def __init__(self, stem: StemInfo, offset: int) -> None:
+        if offset % 4 or offset > stem.size_bytes:
+            raise ProtocolError(
+                f"byte {offset} of the stem {stem.name!r}; expected a multiple of 4 up to "
+                f"{stem.size_bytes}"
+            )
+        self.stem = stem
+        self.offset = offset
+        self.reading = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes have gone."""
+        return self.offset == self.stem.size_bytes
+
+    @property
+    def next_bytes(self) -> int:
+        """Size of the next chunk."""
+        return min(CHUNK_BYTES, self.stem.size_bytes - self.offset)

@@ -1,0 +1,166 @@
+"""``stembridge serve`` and the commands that speak with a running server."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from bridge.admin import ask
+from bridge.control_messages import (
+    Cancel,
+    GetJobs,
+    GetLogs,
+    GetStatus,
+    Jobs,
+    Logs,
+    Ok,
+    Shutdown,
+    Status,
+)
+from bridge.descriptors import JobInfo
+from bridge.endpoints import private_address
+from bridge.errors import InputError, ServerError
+from bridge.places import cache_directory, log_file, runtime_directory
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        help="Runtime directory of the server, if not the user's own.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    app.command("serve", help="Run the sidecar.")(serve)
+    app.command("status", help="Show what the server is doing.")(status)
+    app.command("stop", help="Stop the server; kept jobs go on when it starts again.")(stop)
+    app.command("jobs", help="List jobs.")(jobs)
+    app.command("cancel", help="Cancel a job for everybody who waits for it.")(cancel)
+    app.command("logs", help="Show the newest log records.")(logs)
+
+
+def serve(
+    *,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME_OR_DIR", help="Bundle to offer by its name; repeat for more."),
+    ] = None,
+    idle_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Leave after so long without clients.")
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(metavar="cpu|cuda|...", help="Execution provider; repeat for more."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Jobs computed at a time.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Disk store.", show_default=False)] = None,
+    cache_limit: Annotated[float, typer.Option(metavar="GB", min=0.01, help="Its size.")] = 10.0,
+    grace: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, help="How long a lost client's jobs go on.")
+    ] = 10.0,
+    directory: Directory = None,
+) -> None:
+    """Run the sidecar in the foreground until it is stopped, or idle for too long."""
+    from bridge.bundle import find_bundle
+    from bridge.server import ServerConfig
+    from bridge.server import serve as run
+
+    run(
+        ServerConfig(
+            directory=runtime_directory(directory),
+            cache=cache_directory(cache),
+            cache_limit_bytes=int(cache_limit * 1e9),
+            models=tuple(find_bundle(name) for name in model or ()),
+            providers=tuple(provider) if provider else None,
+            idle_timeout_s=idle_timeout,
+            grace_s=grace,
+            workers=workers,
+            console=True,
+        )
+    )
+
+
+def status(*, directory: Directory = None, as_json: AsJson = False) -> None:
+    """Show models, provider, memory, queue and cache of the running server."""
+    found = ask(private_address(runtime_directory(directory)), GetStatus(), Status)
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(found)))
+        return
+    lines: dict[str, Any] = {
+        "server": f"{found.server}, protocol {found.protocol}, pid {found.pid}",
+        "up": f"{found.uptime_s:.0f} s, {found.sessions} clients",
+        "models": ", ".join(found.models) or "none installed",
+        "loaded": ", ".join(found.loaded) or "none yet",
+        "provider": found.provider or "none yet",
+        "memory": f"{found.memory_bytes / 1e6:.0f} MB, workers included",
+        "jobs": f"{found.running} running, {found.queued} queued, {found.finished} finished",
+        "cache": f"{found.cache_bytes / 1e6:.0f} of {found.cache_limit_bytes / 1e6:.0f} MB, "
+        f"{found.cache_entries} entries",
+        "endpoints": ", ".join(found.endpoints),
+    }
+    for name, value in lines.items():
+        print(f"{name + ':':11}{value}")
+
+
+def stop(*, directory: Directory = None) -> None:
+    """Stop the running server."""
+    ask(private_address(runtime_directory(directory)), Shutdown(), Ok)
+
+
+def jobs(*, directory: Directory = None, as_json: AsJson = False) -> None:
+    """List what runs, waits and is over."""
+    found = ask(private_address(runtime_directory(directory)), GetJobs(), Jobs).jobs
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(found)))
+        return
+    for job in found:
+        print(_line(job))
+
+
+def cancel(
+    key: Annotated[str, typer.Argument(help="The job's key, or how it begins.")],
+    *,
+    directory: Directory = None,
+) -> None:
+    """Cancel a job for everybody who waits for it."""
+    address = private_address(runtime_directory(directory))
+    found = [
+        job.key
+        for job in ask(address, GetJobs(), Jobs).jobs
+        if job.key.startswith(key) and job.state in ("queued", "running")
+    ]
+    if len(set(found)) != 1:
+        msg = f"{len(found)} open jobs begin with {key!r}; expected one, see: stembridge jobs"
+        raise InputError(msg)
+    ask(address, Cancel(key=found[0]), Ok)
+
+
+def logs(
+    *,
+    lines: Annotated[int, typer.Option(min=1, max=2000, help="How many.")] = 100,
+    directory: Directory = None,
+) -> None:
+    """Show the newest log records, also of a server that is gone."""
+    place = runtime_directory(directory)
+    try:
+        for line in ask(private_address(place), GetLogs(lines=lines), Logs).lines:
+            print(line)
+    except ServerError:
+        path = log_file(place)
+        if not path.is_file():
+            raise
+        with path.open(encoding="utf-8") as file:
+            for line in file.readlines()[-lines:]:
+                print(line, end="")
+
+
+def _line(job: JobInfo) -> str:
+    where = f"{job.stage} {job.done}/{job.total}" if job.state == "running" else ""
+    if job.state == "queued":
+        where = f"place {job.position}"
+    prompts = ", ".join(job.prompts)
+    return f"{job.key[:12]}  {job.state:9}  {where:18}  {job.duration_s:7.1f} s  {prompts}"

@@ -1,0 +1,208 @@
+"""A client and a real server: results, progress, cancelling, joining, errors, and ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from sidecars import RATE, Sidecar, noise, sidecar, wait_until
+
+from bridge.client import Client
+from bridge.engine import Engine
+from bridge.errors import Cancelled, InputError, ModelError, ServerError
+from bridge.request import Prompt, Span
+from bridge.separation import Progress, Separation
+
+PROMPTS = [Prompt("half"), Prompt("everything", name="all", spans=[Span(0.5, 1.0, "-")])]
+LONG = {"steps": 1000, "solver": "midpoint"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sidecar]:
+    with sidecar() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Sidecar) -> Client:
+    return server.client()
+
+
+def same(one: Separation, other: Separation) -> bool:
+    return list(one.stems) == list(other.stems) and all(
+        a.dtype == np.float32 and a.tobytes() == b.tobytes()
+        for a, b in zip(
+            [*one.stems.values(), one.residual],
+            [*other.stems.values(), other.residual],
+            strict=True,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "rate", "samples"),
+    [(1, RATE, 1), (2, 44_100, 100_000), (8, 192_000, 4_000), (2, 48_000, 700_001)],
+)
+def test_stems_are_those_of_the_engine_to_the_bit(
+    server: Sidecar, client: Client, channels: int, rate: int, samples: int
+) -> None:
+    mixture = noise(samples / rate + 1, channels=channels, rate=rate)[:, :samples]
+    prompts = PROMPTS if samples > rate else PROMPTS[:1]
+    with Engine(server.bundle) as engine:
+        expected = engine.separate(mixture, rate, prompts, seed=5, steps=3)
+    result = client.separate(mixture, rate, prompts, seed=5, steps=3)
+    assert same(result, expected)
+    assert result.report.seed == 5
+    assert result.report.model_sha256 == expected.report.model_sha256
+
+
+def test_progress_tells_every_evaluation_in_order(client: Client) -> None:
+    seen: list[Progress] = []
+    client.separate(noise(3, seed=1), RATE, ["half"], progress=seen.append, steps=5)
+    solve = [item.done for item in seen if item.stage == "solve"]
+    assert solve == list(range(solve[-1] + 1))
+    stages = list(dict.fromkeys(item.stage for item in seen))
+    assert stages[-4:] == ["encode", "solve", "decode", "reconstruct"]
+
+
+def test_the_same_job_again_comes_from_the_cache(client: Client) -> None:
+    mixture = noise(2, seed=2)
+    first = client.submit(mixture, RATE, ["half"])
+    first.result()
+    again = client.submit(mixture, RATE, ["half"], steps=2)  # 2 is the model's default
+    assert same(again.result(), first.result())
+    assert (first.cached, again.cached) == (False, True)
+    assert first.key == again.key
+
+
+def test_the_same_job_at_the_same_time_is_computed_once(server: Sidecar) -> None:
+    mixture = noise(20, seed=3)
+    before = server.status().finished
+    with server.client() as one, server.client() as other:
+        handles = [peer.submit(mixture, RATE, ["half"], steps=50) for peer in (one, other, one)]
+        results = [handle.result() for handle in handles]
+    assert same(results[0], results[1])
+    assert same(results[0], results[2])
+    assert server.status().finished == before + 1
+
+
+def test_cancelling_ends_the_job_and_the_server_goes_on(server: Sidecar, client: Client) -> None:
+    handle = client.submit(noise(20, seed=4), RATE, ["half"], **LONG)
+    wait_until(lambda: handle.progress and handle.progress.stage == "solve")
+    handle.cancel()
+    with pytest.raises(Cancelled):
+        handle.result(timeout_s=5)
+    assert handle.state == "cancelled"
+    wait_until(lambda: server.jobs().get(handle.key) == "cancelled")
+    client.separate(noise(1, seed=4), RATE, ["half"])
+
+
+def test_cancelling_a_shared_job_leaves_it_to_the_others(server: Sidecar, client: Client) -> None:
+    mixture = noise(20, seed=5)
+    with server.client() as other:
+        mine = client.submit(mixture, RATE, ["half"], steps=100)
+        theirs = other.submit(mixture, RATE, ["half"], steps=100)
+        wait_until(lambda: mine.state == "running" and theirs.state == "running")
+        mine.cancel()
+        with pytest.raises(Cancelled):
+            mine.result()
+        assert theirs.result().report.steps == 100
+
+
+def test_what_the_progress_callback_raises_cancels(server: Sidecar, client: Client) -> None:
+    def refuse(progress: Progress) -> None:
+        if progress.stage == "solve":
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        client.separate(noise(20, seed=6), RATE, ["half"], progress=refuse, **LONG)
+    wait_until(lambda: server.status().running == 0)
+
+
+def test_bad_requests_are_told_as_by_the_engine(client: Client) -> None:
+    with pytest.raises(InputError, match="no prompts"):
+        client.separate(noise(1), RATE, [])
+    with pytest.raises(InputError, match="NaN"):
+        client.separate(np.full((1, 10), np.nan, np.float32), RATE, ["half"])
+    with pytest.raises(InputError, match="unknown setting"):
+        client.separate(noise(1), RATE, ["half"], stpes=3)
+    with pytest.raises(InputError, match="tokens"):
+        client.separate(noise(1), RATE, ["half half half half half half half"])
+
+
+def test_an_unknown_model_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ModelError, match="unknown model"):
+        Client.local("no-such-model")
+
+
+def test_a_damaged_bundle_is_refused_by_the_server() -> None:
+    with sidecar() as server, server.client() as client:
+        (server.bundle / "velocity.onnx").write_bytes(b"not a graph")
+        with pytest.raises(ModelError, match="damaged"):
+            client.separate(noise(1), RATE, ["half"])
+
+
+def test_many_threads_share_a_client(client: Client) -> None:
+    results: dict[int, float] = {}
+
+    def run(seed: int) -> None:
+        mixture = noise(1, seed=seed)
+        result = client.separate(mixture, RATE, ["everything"])
+        results[seed] = float(np.abs(result.stems["everything"] - mixture).max())
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(100, 108)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == list(range(100, 108))
+    assert max(results.values()) < 0.05
+
+
+def test_no_progress_for_too_long_is_an_error(client: Client) -> None:
+    with pytest.raises(ServerError, match="no progress"):
+        client.separate(noise(20, seed=7), RATE, ["half"], timeout_s=0.0, **LONG)
+
+
+def test_a_closed_client_fails_its_open_jobs(server: Sidecar) -> None:
+    client = server.client()
+    handle = client.submit(noise(20, seed=8), RATE, ["half"], **LONG)
+    wait_until(lambda: handle.state == "running")
+    client.close()
+    with pytest.raises(ServerError, match="closed"):
+        handle.result()
+    wait_until(lambda: server.jobs().get(handle.key) == "cancelled")
+
+
+def test_two_clients_that_miss_the_server_start_one() -> None:
+    with sidecar(start=False) as server:
+        clients = [server.client() for _ in range(4)]
+        mixture = noise(1)
+        handles = [client.submit(mixture, RATE, ["half"]) for client in clients]
+        for handle in handles:
+            handle.result(timeout_s=60)
+        assert len([pid for pid in server.pids() if pid]) == 2  # the server and its worker
+
+
+def test_an_idle_server_leaves() -> None:
+    with sidecar(start=False) as server:
+        with server.client(idle_timeout_s=0.2) as client:
+            client.separate(noise(1), RATE, ["half"])
+            assert server.pids()
+        wait_until(lambda: not server.pids())
+        assert not (server.directory / "server.json").exists()
+
+
+def test_importing_the_client_loads_no_engine() -> None:
+    script = """
+import sys
+import bridge
+bridge.Client, bridge.Prompt
+heavy = {"onnxruntime", "pedalboard", "torch", "soxr"} & set(sys.modules)
+sys.exit(", ".join(heavy) or 0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
