@@ -18,7 +18,6 @@ class Hello(Message, frozen=True, tag="hello"):
     protocol: Name
     client: Name
     session: Name | None = None
-    kinds: tuple[Name, ...] = ()
 
 
 class Ping(Message, frozen=True, tag="ping"):
