@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 
 from onnx_export.training.compose import compose
 from onnx_export.training.noises import NOISES, make_noise
-from onnx_export.training.render import SOUNDFONTS, require_soundfonts
-from onnx_export.training.speech import VOICES, require_voices, talk
-from onnx_export.training.stems import render_song
+from onnx_export.training.render import SOUNDFONTS, missing_packages, require_packages
+from onnx_export.training.speech import missing_voice_packages, talk
+from onnx_export.training.stems import missing_sample_packages, render_song
 from onnx_export.training.treatment import treat
 
 __all__ = ["POOL_RATE", "SPLITS", "synthesise_pool", "synthesise_song"]
@@ -147,8 +148,10 @@ def synthesise_pool(
             f"worker, got {split!r}, {songs}, {seed}, {workers}"
         )
     held_out = split == "valid"
-    require_soundfonts(tuple(n for n, f in SOUNDFONTS.items() if (f.split == "test") == held_out))
-    require_voices(tuple(v for v in VOICES if v.held_out == held_out))
+    fonts = [name for name, font in SOUNDFONTS.items() if (font.split == "test") == held_out]
+    missing = missing_packages(fonts) | missing_voice_packages(held_out=held_out)
+    # Everything is asked for, since a song must not depend on what happens to be installed.
+    require_packages(missing if held_out else missing | missing_sample_packages())
     written = 0
     if workers == 1:
         for index in range(songs):
@@ -156,7 +159,8 @@ def synthesise_pool(
             if progress:
                 progress(index + 1, songs)
         return written
-    with ProcessPoolExecutor(workers) as executor:
+    # Fresh processes: a fork would copy the threads' locks of whoever calls.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
         results = executor.map(
             synthesise_song, repeat(out), range(songs), repeat(seed), repeat(split), chunksize=1
         )

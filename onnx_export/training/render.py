@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +22,19 @@ from numpy.typing import NDArray
 
 from onnx_export.training.songs import Part
 
-__all__ = ["SOUNDFONTS", "Instrument", "Soundfont", "presets", "render_parts", "require_soundfonts"]
+__all__ = [
+    "SOUNDFONTS",
+    "Instrument",
+    "Soundfont",
+    "missing_packages",
+    "presets",
+    "render_parts",
+    "require_packages",
+]
 
 _GAP_S = 3.0
 _DRUM_BANK = 128
+_FOLDER = Path("/usr/share/sounds/sf2")
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,8 @@ class Soundfont:
         Short name, used in file names of the pool.
     package
         Debian package.
-    paths
-        Where the package puts it; the first that exists is used.
+    file
+        Its file in `/usr/share/sounds/sf2`.
     split
         `train`, `test` (never in training; for validation and tests), or `drums` (one kit, for
         training).
@@ -48,13 +58,14 @@ class Soundfont:
 
     name: str
     package: str
-    paths: tuple[str, ...]
+    file: str
     split: str
     weight: float = 1.0
 
-    def find(self) -> Path | None:
-        """Return the file, or None when the package is not installed."""
-        return next((Path(p) for p in self.paths if Path(p).is_file()), None)
+    @property
+    def path(self) -> Path:
+        """Where Debian installs the file."""
+        return _FOLDER / self.file
 
 
 #: csound's sf_GMbank.sf2 is left out on purpose: it holds many samples of TimGM6mb, which is the
@@ -62,39 +73,18 @@ class Soundfont:
 SOUNDFONTS: dict[str, Soundfont] = {
     font.name: font
     for font in (
-        Soundfont(
-            "fluidr3", "fluid-soundfont-gm", ("/usr/share/sounds/sf2/FluidR3_GM.sf2",), "train", 0.4
-        ),
+        Soundfont("fluidr3", "fluid-soundfont-gm", "FluidR3_GM.sf2", "train", 0.4),
         Soundfont(
             "musescore",
             "musescore-general-soundfont-lossless",
-            (
-                "/usr/share/sounds/sf2/MuseScore_General_Full.sf2",
-                "/usr/share/sounds/sf2/MuseScore_General.sf2",
-                "/usr/share/sounds/sf3/MuseScore_General_Full.sf3",
-                "/usr/share/sounds/sf3/MuseScore_General_Lite.sf3",
-            ),
+            "MuseScore_General_Full.sf2",
             "train",
             0.45,
         ),
-        Soundfont(
-            "opl3", "opl3-soundfont", ("/usr/share/sounds/sf2/OPL-3_FM_128M.sf2",), "train", 0.15
-        ),
-        Soundfont(
-            "blackpearl",
-            "avldrums.lv2-soundfont",
-            ("/usr/share/sounds/sf2/Black_Pearl_4_LV2.sf2",),
-            "drums",
-        ),
-        Soundfont(
-            "redzeppelin",
-            "avldrums.lv2-soundfont",
-            ("/usr/share/sounds/sf2/Red_Zeppelin_4_LV2.sf2",),
-            "drums",
-        ),
-        Soundfont(
-            "timgm6mb", "timgm6mb-soundfont", ("/usr/share/sounds/sf2/TimGM6mb.sf2",), "test"
-        ),
+        Soundfont("opl3", "opl3-soundfont", "OPL-3_FM_128M.sf2", "train", 0.15),
+        Soundfont("blackpearl", "avldrums.lv2-soundfont", "Black_Pearl_4_LV2.sf2", "drums"),
+        Soundfont("redzeppelin", "avldrums.lv2-soundfont", "Red_Zeppelin_4_LV2.sf2", "drums"),
+        Soundfont("timgm6mb", "timgm6mb-soundfont", "TimGM6mb.sf2", "test"),
     )
 }
 
@@ -108,20 +98,24 @@ class Instrument:
     detune_cents: float = 0.0
 
 
-def require_soundfonts(names: tuple[str, ...]) -> None:
-    """Check that FluidSynth and the named soundfonts are installed.
+def missing_packages(names: Iterable[str]) -> set[str]:
+    """Return the Debian packages of FluidSynth and the named soundfonts that are absent."""
+    missing = set() if shutil.which("fluidsynth") else {"fluidsynth"}
+    return missing | {SOUNDFONTS[n].package for n in names if not SOUNDFONTS[n].path.is_file()}
+
+
+def require_packages(missing: set[str]) -> None:
+    """Refuse to go on without Debian packages.
 
     Raises
     ------
     FileNotFoundError
-        With the Debian packages to install.
+        If `missing` is not empty, with the command that installs them.
     """
-    missing = [] if shutil.which("fluidsynth") else ["fluidsynth"]
-    missing += [SOUNDFONTS[name].package for name in names if SOUNDFONTS[name].find() is None]
     if missing:
+        names = " ".join(sorted(missing))
         raise FileNotFoundError(
-            f"synthesis needs the Debian packages {' '.join(missing)}, which are not installed; "
-            f"run: apt-get install {' '.join(missing)}"
+            f"synthesis needs Debian packages that are not installed; run: apt-get install {names}"
         )
 
 
@@ -131,11 +125,8 @@ def presets(font: str) -> frozenset[tuple[int, int]]:
 
     Presets for wind controllers ("Expr.") are left out: they are silent without a breath signal.
     """
-    path = SOUNDFONTS[font].find()
-    if path is None:
-        require_soundfonts((font,))
-        return frozenset()
-    data = path.read_bytes()
+    require_packages(missing_packages((font,)))
+    data = SOUNDFONTS[font].path.read_bytes()
     at = data.rfind(b"phdr")
     size = struct.unpack("<I", data[at + 4 : at + 8])[0]
     found = set()
@@ -206,7 +197,7 @@ def render_parts(
     RuntimeError
         If FluidSynth fails.
     """
-    require_soundfonts((font,))
+    require_packages(missing_packages((font,)))
     stride_s = seconds + _GAP_S
     events: list[tuple[float, int, mido.Message]] = []
     channels = iter([c for c in range(16) if c != 9])
@@ -242,7 +233,7 @@ def render_parts(
             "-r",
             str(sample_rate),
         ]
-        command += ["-F", f"{folder}/song.wav", str(SOUNDFONTS[font].find()), f"{folder}/song.mid"]
+        command += ["-F", f"{folder}/song.wav", str(SOUNDFONTS[font].path), f"{folder}/song.mid"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not Path(folder, "song.wav").is_file():
             raise RuntimeError(f"fluidsynth failed with {font}: {done.stderr.strip()[:500]}")

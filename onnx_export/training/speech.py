@@ -13,9 +13,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from onnx_export.training.render import require_packages
 from onnx_export.training.sentences import english_sentence, made_up_sentence
 
-__all__ = ["VOICES", "Voice", "require_voices", "speak", "talk"]
+__all__ = ["VOICES", "Voice", "missing_voice_packages", "speak", "talk"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,15 @@ class Voice:
         return f"{self.engine.split('-')[0]}-{self.name}".replace("+", "-").replace("_", "-")
 
 
-_PACKAGES = {
-    "espeak-ng": ("espeak-ng", "espeak-ng"),
-    "flite": ("flite", "flite"),
-    "festival": ("text2wave", "festival festvox-kallpc16k"),
+_FESTIVAL = Path("/usr/share/festival/voices")
+_FESTIVAL_PACKAGES = {
+    "ked_diphone": "festvox-kdlpc16k",
+    "lp_diphone": "festvox-italp16k",
+    "pc_diphone": "festvox-itapc16k",
+    "suo_fi_lj_diphone": "festvox-suopuhe-lj",
+    "hy_fi_mv_diphone": "festvox-suopuhe-mv",
+    "kal_diphone": "festvox-kallpc16k",
+    "cmu_us_slt_arctic_hts": "festvox-us-slt-hts",
 }
 _ESPEAK_LANGUAGES = {
     "en-us": 4.0,
@@ -111,25 +117,17 @@ def _voices() -> tuple[Voice, ...]:
 VOICES: tuple[Voice, ...] = _voices()
 
 
-def require_voices(voices: tuple[Voice, ...]) -> tuple[Voice, ...]:
-    """Return the voices that can be used here.
-
-    Raises
-    ------
-    FileNotFoundError
-        If none of them can, with the Debian packages to install.
-    """
-    ready = tuple(v for v in voices if shutil.which(_PACKAGES[v.engine][0]) and _installed(v))
-    if not ready:
-        packages = " ".join(sorted({_PACKAGES[v.engine][1] for v in voices}))
-        raise FileNotFoundError(f"no speech synthesiser was found; run: apt-get install {packages}")
-    return ready
-
-
-def _installed(voice: Voice) -> bool:
-    if voice.engine != "festival":
-        return True
-    return any(Path("/usr/share/festival/voices").glob(f"*/{voice.name}"))
+def missing_voice_packages(*, held_out: bool) -> set[str]:
+    """Return the Debian packages that the voices of a split need and that are absent."""
+    missing = set()
+    for voice in VOICES:
+        command = "text2wave" if voice.engine == "festival" else voice.engine
+        if voice.held_out == held_out and shutil.which(command) is None:
+            missing.add(voice.engine)
+        folders = _FESTIVAL.glob(f"*/{voice.name}")
+        if voice.held_out == held_out and voice.engine == "festival" and not any(folders):
+            missing.add(_FESTIVAL_PACKAGES[voice.name])
+    return missing
 
 
 def speak(
@@ -202,9 +200,10 @@ def talk(
     Raises
     ------
     FileNotFoundError
-        If no synthesiser is installed.
+        If a synthesiser or a voice is not installed, with the Debian packages.
     """
-    voices = require_voices(tuple(v for v in VOICES if v.held_out == held_out))
+    require_packages(missing_voice_packages(held_out=held_out))
+    voices = tuple(v for v in VOICES if v.held_out == held_out)
     weights = np.array([v.weight for v in voices])
     voice = voices[int(rng.choice(len(voices), p=weights / weights.sum()))]
     speed, pitch = float(rng.uniform(0.8, 1.3)), float(rng.uniform(0.75, 1.3))

@@ -13,7 +13,7 @@ from onnx_export.training.songs import Part, Song, weighted
 from onnx_export.training.synths import render_synth
 from onnx_export.training.timbres import SYNTHESISED
 
-__all__ = ["DRUM_SOUNDFONTS", "choose_instrument", "render_song"]
+__all__ = ["DRUM_SOUNDFONTS", "choose_instrument", "missing_sample_packages", "render_song"]
 
 # Programs that suit short notes only, and those that need long ones.
 _PLUCKED = (45,)
@@ -44,6 +44,16 @@ def choose_instrument(rng: np.random.Generator, font: str, part: Part) -> Instru
     banks = sorted(b for b, p in available if p == program and 0 < b < 128)
     bank = int(rng.choice(banks)) if banks and rng.random() < 0.5 else 0
     return Instrument(bank, program, detune_cents=float(rng.normal(0, 6)))
+
+
+def missing_sample_packages() -> set[str]:
+    """Return the Debian packages of patches and drum kits that are absent."""
+    found = {
+        "freepats": patch_path(0) is not None,
+        "hydrogen-drumkits": "ForzeeStereo" in list_kits(),
+        "hydrogen-data": "GMRockKit" in list_kits(),
+    }
+    return {package for package, there in found.items() if not there}
 
 
 def _others(rng: np.random.Generator, part: Part) -> tuple[str, int] | None:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from onnx_export.training.compose import compose
 from onnx_export.training.families import FAMILIES, MAIN_FAMILIES
-from onnx_export.training.render import require_soundfonts
-from onnx_export.training.speech import talk
+from onnx_export.training.render import missing_packages, require_packages
+from onnx_export.training.speech import missing_voice_packages, talk
 from onnx_export.training.stems import render_song
 
 __all__ = ["activity", "make_test_set", "pan", "to_pcm"]
@@ -177,7 +177,7 @@ def make_test_set(
     RuntimeError
         If no song was found in which all sources sound long enough.
     """
-    require_soundfonts(("timgm6mb",))
+    require_packages(missing_packages(("timgm6mb",)) | missing_voice_packages(held_out=True))
     samples = round(seconds * sample_rate)
     entries = []
     for index, families in enumerate(_deal(np.random.default_rng([seed, 0]), mixtures)):
