@@ -20,7 +20,7 @@ import psutil
 
 from bridge.cancellation import Cancellation
 from bridge.consistency import TEXT_ENCODER
-from bridge.errors import MemoryBudgetError, ModelError, ProviderError
+from bridge.errors import InputError, MemoryBudgetError, ModelError, ProviderError
 from bridge.manifest import Manifest
 from bridge.providers import CPU, CUDA, check_used, choose_providers
 
@@ -45,6 +45,8 @@ class Graphs:
 
     Raises
     ------
+    InputError
+        If `threads` is below 1.
     ProviderError
         If a provider asked for is not there, or ONNX Runtime does not really use it.
     """
@@ -62,6 +64,8 @@ class Graphs:
         self._providers, self._may_fall_back = choose_providers(
             providers, ort.get_available_providers()
         )
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; expected a whole number from 1 up")
         self._threads = threads or physical_cores()
         self._open: dict[str, ort.InferenceSession] = {}
         if CUDA in self._providers:

@@ -12,7 +12,11 @@ MAX_GAIN_DB: Final = 60.0
 
 
 def downmix(mixture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Average the channels of a mixture (channels, samples): (samples,)."""
+    """Average the channels of a mixture (channels, samples): (samples,).
+
+    What two channels hold in opposite phase cancels; the model does not hear it, and it stays
+    in the residual.
+    """
     return np.asarray(mixture.mean(axis=0), dtype=np.float32)
 
 

@@ -229,6 +229,20 @@ def test_only_what_silence_needs_is_loaded(build_bundle):
     assert engine.loaded == ()
 
 
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_number_of_threads_that_cannot_be_is_refused(tiny_directory, threads):
+    with pytest.raises(InputError, match=f"threads is {threads}"):
+        Engine(tiny_directory, threads=threads)
+
+
+def test_opposite_channels_stay_in_the_residual(engine):
+    left = mixture_of(1.0, channels=1)
+    mixture = np.concatenate([left, -left])
+    result = engine.separate(mixture, RATE, ["everything"])
+    np.testing.assert_array_equal(result.stems["everything"], 0)
+    np.testing.assert_array_equal(result.residual, mixture)
+
+
 def test_a_window_longer_than_the_model_takes_is_refused(build_bundle):
     with (
         Engine(build_bundle(max_frames=300), threads=1) as engine,
