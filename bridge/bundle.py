@@ -20,7 +20,7 @@ def bundle_directories() -> tuple[Path, ...]:
     """Directories searched for bundles by name: the package's own, then the user's."""
     return (
         Path(__file__).parent / "models",
-        Path(platformdirs.user_data_dir("stembridge")) / "models",
+        Path(platformdirs.user_data_dir("stembridge", appauthor=False)) / "models",
     )
 
 

@@ -1,0 +1,204 @@
+"""The stages of a separation in the order of the flow, each of them a module of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge import level
+from bridge.cancellation import Cancellation
+from bridge.codec import count_chunks, pad_to_frames
+from bridge.diffusion import Conditions, merged_velocity, plan_batches
+from bridge.model import Model
+from bridge.noise import frame_noise, message_bits
+from bridge.progress import Stage
+from bridge.reconstruct import (
+    copy_to_channels,
+    null_depth_db,
+    plan_masks,
+    remainder,
+    split_by_masks,
+)
+from bridge.request import Prompt, ResolvedSettings
+from bridge.resampling import resample
+from bridge.separation import ProgressCallback, Report, Separation
+from bridge.solver import count_evaluations, solve, time_grid
+from bridge.spans import frame_ids
+from bridge.windows import WindowPlan, plan_windows, window_frames
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One call of `Engine.separate`, its arguments validated.
+
+    The attributes are those arguments; `progress` and `cancellation` are passed to every stage.
+    """
+
+    model: Model
+    mixture: Array
+    sample_rate: int
+    prompts: tuple[Prompt, ...]
+    settings: ResolvedSettings
+    progress: ProgressCallback | None
+    cancellation: Cancellation
+
+    def run(self) -> Separation:
+        """Separate.
+
+        Raises
+        ------
+        InputError
+            If a prompt or the window is too long for the model.
+        Cancelled, ModelError, ProviderError, MemoryBudgetError
+            As `bridge.engine.Engine.separate` says.
+        """
+        started_s = time.perf_counter()
+        manifest = self.model.manifest
+        window, overlap = window_frames(self.settings, manifest)
+        tokens = [self.model.tokens(prompt.text) for prompt in self.prompts]
+        mono = level.downmix(self.mixture)
+        if level.is_silent(mono):
+            # Nothing to claim: exact silence, rather than what a network makes of it.
+            silence = [np.zeros_like(self.mixture) for _ in self.prompts]
+            return self._finish(silence, self.mixture.copy(), windows=0, nfe=0, since_s=started_s)
+        heard = resample(mono, self.sample_rate, manifest.sample_rate)
+        gain = level.gain_to(heard, manifest.input_rms_db)
+        heard *= np.float32(gain)
+        latents = self._encode(heard)
+        plan = plan_windows(len(latents), window, overlap)
+        flow = self._solve(latents, tokens, plan)
+        waveforms = self._decode(flow, heard)
+        stems, residual = self._reconstruct(
+            [self._to_mixture_rate(wave / np.float32(gain)) for wave in waveforms]
+        )
+        nfe = count_evaluations(self.settings.solver, self.settings.steps)
+        return self._finish(stems, residual, windows=len(plan.starts), nfe=nfe, since_s=started_s)
+
+    def _encode(self, heard: Array) -> Array:
+        """Encode the model-rate mixture (samples,): latents (T, C)."""
+        manifest = self.model.manifest
+        padded = pad_to_frames(heard, manifest.hop_length)
+        chunks = count_chunks(len(padded) // manifest.hop_length, manifest.codec)
+        stage = Stage(self.progress, "encode", chunks)
+        return self.model.encode(padded, self.cancellation, stage.advance)
+
+    def _solve(
+        self, latents: Array, tokens: Sequence[npt.NDArray[np.int64]], plan: WindowPlan
+    ) -> Array:
+        """Integrate the flow of all prompts: states (P, T, 2C) at t = 1."""
+        manifest = self.model.manifest
+        frames, channels = latents.shape
+        texts = tuple(self.model.text_features(ids, self.cancellation) for ids in tokens)
+        spans = np.stack(
+            [
+                frame_ids(prompt.spans, frames, manifest.sample_rate, manifest.hop_length)
+                for prompt in self.prompts
+            ]
+        )
+        batch = self.model.batch
+        nfe = count_evaluations(self.settings.solver, self.settings.steps)
+        runs = nfe * len(plan_batches(texts, len(plan.starts), batch))
+        stage = Stage(self.progress, "solve", runs)
+        field = merged_velocity(
+            self.model.velocity(self.cancellation),
+            plan,
+            Conditions(latents, texts, spans),
+            batch,
+            stage.advance,
+        )
+        # The noise is a matter of seed and frame alone, so that another prompt more or less
+        # does not change a stem.
+        noise = frame_noise(self.settings.seed, 0, frames, 2 * channels)
+        start = np.repeat(noise[np.newaxis], len(self.prompts), axis=0)
+        return solve(field, start, time_grid(self.settings.steps), self.settings.solver)
+
+    def _decode(self, flow: Array, heard: Array) -> list[Array]:
+        """Decode to model-rate waveforms (samples,): each target, and then what is left.
+
+        With one prompt the model says itself what is left, where the reconstruction asks. Of
+        several, no residual of the model is the rest of them all: it is the mixture without the
+        targets.
+        """
+        manifest = self.model.manifest
+        channels = manifest.latent_channels
+        coded = [state[:, :channels] for state in flow]
+        if len(coded) == 1 and self.settings.reconstruct != "null":
+            coded.append(flow[0, :, channels:])
+        message = message_bits(self.settings.seed, self.model.message_length)
+        chunks = count_chunks(flow.shape[1], manifest.codec)
+        stage = Stage(self.progress, "decode", chunks * len(coded))
+        waveforms = [
+            self.model.decode(part, message, self.cancellation, stage.advance)[: len(heard)]
+            for part in coded
+        ]
+        if len(waveforms) == len(self.prompts):
+            waveforms.append(remainder(heard, waveforms))
+        return waveforms
+
+    def _to_mixture_rate(self, waveform: Array) -> Array:
+        """Bring a model-rate waveform to the mixture's rate and its exact length."""
+        samples = self.mixture.shape[1]
+        return resample(waveform, self.model.manifest.sample_rate, self.sample_rate, samples)
+
+    def _reconstruct(self, waveforms: list[Array]) -> tuple[list[Array], Array]:
+        """Turn mono targets and residual at the mixture's rate into stems and their residual."""
+        *targets, rest = waveforms
+        mode = self.settings.reconstruct
+        sizes = self.model.manifest.reconstruction
+        plan = plan_masks(self.mixture.shape[1], self.sample_rate, len(targets), sizes)
+        stage = Stage(self.progress, "reconstruct", len(plan.blocks) if mode == "mask" else 1)
+
+        def on_block() -> None:
+            self.cancellation.check()
+            stage.advance()
+
+        if mode == "mask":
+            stems = split_by_masks(self.mixture, targets, rest, plan, on_block)
+            return stems, remainder(self.mixture, stems)
+        channels = self.mixture.shape[0]
+        stems = copy_to_channels(targets, channels)
+        residual = (
+            copy_to_channels([rest], channels)[0]
+            if mode == "raw"
+            else remainder(self.mixture, stems)
+        )
+        on_block()
+        return stems, residual
+
+    def _finish(
+        self, stems: list[Array], residual: Array, *, windows: int, nfe: int, since_s: float
+    ) -> Separation:
+        """Put the result and its report together."""
+        manifest = self.model.manifest
+        settings = self.settings
+        channels, samples = self.mixture.shape
+        names = tuple(prompt.stem for prompt in self.prompts)
+        depth_db = null_depth_db(self.mixture, stems, residual)
+        seconds = time.perf_counter() - since_s
+        report = Report(
+            model=manifest.name,
+            model_sha256=manifest.sha256,
+            sample_rate=self.sample_rate,
+            channels=channels,
+            samples=samples,
+            seconds=seconds,
+            rtf=seconds * self.sample_rate / samples,
+            nfe=nfe,
+            seed=settings.seed,
+            steps=settings.steps,
+            solver=settings.solver,
+            window_s=settings.window_s,
+            overlap_s=settings.overlap_s,
+            windows=windows,
+            reconstruct=settings.reconstruct,
+            provider=self.model.graphs.provider,
+            null_depth_db=depth_db,
+            stems=names,
+        )
+        return Separation(dict(zip(names, stems, strict=True)), residual, report)
