@@ -49,6 +49,7 @@ from bridge.store import Store
 
 CAPABILITIES: Final = ("attach", "keep", "partial")
 PACKAGE: Final = "stembridge/0.1.0"
+_LAST_WORDS_MS: Final = 500
 
 
 class Control:
@@ -118,7 +119,7 @@ class Control:
                 if binding.control in ready:
                     self._serve(binding)
         for binding in self._bindings:
-            binding.control.close()
+            binding.control.close(linger=_LAST_WORDS_MS)
 
     def _serve(self, binding: Binding) -> None:
         received = receive_frames(binding.control)

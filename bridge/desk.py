@@ -20,7 +20,7 @@ from bridge.messages import (
     Submit,
 )
 from bridge.protocol import Buffer
-from bridge.records import JOBS, JobRecord
+from bridge.records import RESULTS, JobRecord, ResultRecord
 from bridge.service import Send, Service
 from bridge.sessions import Peer, Session, Sessions
 from bridge.store import Store
@@ -132,11 +132,11 @@ class Desk:
     def _attach(self, session: Session, message: Attach) -> None:
         job = self._service.table.jobs.get(message.key)
         if job is None:
-            record = self._store.read_record(JOBS, message.key, JobRecord)
-            if record is None:
+            result = self._store.read_record(RESULTS, message.key, ResultRecord)
+            if result is None:
                 raise InputError(f"the server knows no job {message.key}; submit it with its audio")
-            path, _ = self._catalogue.find(record.model)
-            job = Job(message.key, record, str(path), keep=True)
+            path, _ = self._catalogue.find(result.job.model)
+            job = Job(message.key, result.job, str(path))
         subscriber = Subscriber(session, message.request, message.partial, has_audio=False)
         self._service.attach(job, subscriber)
 

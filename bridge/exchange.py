@@ -7,11 +7,12 @@ means to `begin` again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import fields
 
 from bridge.descriptors import StemInfo
 from bridge.errors import ProtocolError, from_code
@@ -80,9 +81,23 @@ class Exchange:
         """Whether it is in the queue, where no progress is expected."""
         return self.handle.state == "queued" and self.handle.position > 0
 
-    def begin(self) -> list[Outgoing]:
-        """Return what opens the request at a server, the first or another."""
+    def begin(self, known_settings: Collection[str]) -> list[Outgoing]:
+        """Return what opens the request at a server, the first or another.
+
+        Raises
+        ------
+        ProtocolError
+            If the request uses a setting that this server would ignore.
+        """
         self.sign_s = time.monotonic()
+        if isinstance(self.opening, Submit):
+            asked = self.opening.settings
+            for field in fields(asked):
+                if field.name not in known_settings and getattr(asked, field.name) != field.default:
+                    raise ProtocolError(
+                        f"the server does not know the setting {field.name!r}; update it, or do "
+                        "without the setting"
+                    )
         return [(self.opening, None)]
 
     def take(self, message: Message, payload: Buffer | None) -> list[Outgoing]:

@@ -46,7 +46,7 @@ class Link:
         self._inbox: Inbox[Callable[[], None]] = Inbox()
         self._exchanges: dict[int, Exchange] = {}
         self._session: str | None = None
-        self._server_id = ""
+        self._settings: tuple[str, ...] = ()
         self._closing = False
         self._lost_since: float | None = time.monotonic()
         self._channel: Channel | None = None
@@ -117,14 +117,15 @@ class Link:
                 f"the server speaks protocol {welcome.protocol}, the client {VERSION}; "
                 "install the same version of stembridge on both sides"
             )
-        self._session, self._server_id = welcome.session, welcome.server_id
+        self._session = welcome.session
         channel.join(welcome)
         channel.send([(Join(session=welcome.session, requests=tuple(self._exchanges)), None)])
         channel.wait_joined()
         self._channel, self._lost_since = channel, None
         self._place.found()
-        for exchange in self._exchanges.values():
-            channel.send(exchange.begin())
+        self._settings = welcome.settings
+        for exchange in list(self._exchanges.values()):
+            self._begin(exchange, channel)
         while not self._closing:
             for message, payload in channel.poll(welcome.session):
                 self._take(message, payload)
@@ -172,7 +173,14 @@ class Link:
             self._lost_since = time.monotonic()
         self._exchanges[exchange.request] = exchange
         if self._channel is not None:
-            self._channel.send(exchange.begin())
+            self._begin(exchange, self._channel)
+
+    def _begin(self, exchange: Exchange, channel: Channel) -> None:
+        try:
+            channel.send(exchange.begin(self._settings))
+        except ProtocolError as error:
+            del self._exchanges[exchange.request]
+            exchange.handle.finish(None, error)
 
     def _give_up(self, request: int, handle: JobHandle, error: StembridgeError) -> None:
         begun = self._exchanges.pop(request, None) is not None

@@ -24,7 +24,8 @@ class JobRecord(Struct, frozen=True):
 
 
 class ResultRecord(Struct, frozen=True):
-    """Where the stems of a finished job are."""
+    """A finished job, and where its stems are."""
 
+    job: JobRecord
     report: Report
     stems: tuple[StemInfo, ...]

@@ -59,17 +59,11 @@ def failed(to: Subscriber, error: StembridgeError) -> Failed:
 
 def task(job: Job, store: Path, providers: tuple[str, ...] | None) -> Task:
     """Say what is to be computed."""
-    record = job.record
     return Task(
         key=job.key,
         model_path=job.model_path,
         providers=providers,
         store_path=str(store),
-        audio_sha256=record.audio.sha256,
-        sample_rate=record.audio.sample_rate,
-        channels=record.audio.channels,
-        samples=record.audio.samples,
-        prompts=record.prompts,
-        settings=record.settings,
+        record=job.record,
         partial=any(one.partial for one in job.subscribers.values()),
     )

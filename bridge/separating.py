@@ -53,23 +53,21 @@ class Separator:
         """
         engine = self.load(Path(task.model_path), task.providers)
         store = Store(Path(task.store_path))
+        audio = task.record.audio
         mixture = np.memmap(
-            store.path(task.audio_sha256),
-            np.float32,
-            mode="r",
-            shape=(task.channels, task.samples),
+            store.path(audio.sha256), "<f4", mode="r", shape=(audio.channels, audio.samples)
         )
         result = engine.separate(
             mixture,
-            task.sample_rate,
-            list(task.prompts),
+            audio.sample_rate,
+            list(task.record.prompts),
             progress=lambda progress: self._say(Advanced(task.key, progress)),
             cancel=cancel,
-            **asdict(task.settings),
+            **asdict(task.record.settings),
         )
         stems = {**result.stems, RESIDUAL: result.residual}
         infos = tuple(_stored(store, name, audio) for name, audio in stems.items())
-        store.write_record(RESULTS, task.key, ResultRecord(result.report, infos))
+        store.write_record(RESULTS, task.key, ResultRecord(task.record, result.report, infos))
         self._say(Finished(task.key, result.report, infos))
 
     def _say(self, event: Event) -> None:

@@ -101,7 +101,7 @@ class Service:
         """Queue the kept jobs that an earlier run of the server did not finish."""
         for key in self._store.record_keys(JOBS):
             record = self._store.read_record(JOBS, key, JobRecord)
-            if record is None or self._store.read_record(RESULTS, key, ResultRecord) is not None:
+            if record is None:
                 continue
             try:
                 path, _ = self._catalogue.find(record.model)
@@ -199,7 +199,7 @@ class Service:
             elif isinstance(event, Finished):
                 job.aborting = False
                 self.table.finished += 1
-                self._finish(job, ResultRecord(event.report, event.stems), cached=False)
+                self._finish(job, ResultRecord(job.record, event.report, event.stems), cached=False)
             elif isinstance(event, Died | Broken):
                 self._stopped(job, event)
         if not isinstance(event, Advanced | Preview):
@@ -291,7 +291,7 @@ class Service:
         if job.open or job.subscribers or not self.table.holds(job):
             return
         self.table.remove(job)
-        if job.keep and job.state != "done":
+        if job.keep:
             self._store.delete_record(JOBS, job.key)
         trim = partial(self._store.trim, self.table.pinned(), kept_kinds=(JOBS,))
         self._spool.submit(trim, lambda _: None)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bridge.descriptors import StemInfo
 from bridge.protocol import Buffer
-from bridge.request import Prompt, Settings
+from bridge.records import JobRecord
 from bridge.separation import Progress, Report
 
 
@@ -20,12 +20,7 @@ class Task(Struct, frozen=True, tag="task"):
     model_path: str
     providers: tuple[str, ...] | None
     store_path: str
-    audio_sha256: str
-    sample_rate: int
-    channels: int
-    samples: int
-    prompts: tuple[Prompt, ...]
-    settings: Settings
+    record: JobRecord
     partial: bool = False
 
 
