@@ -1,7 +1,8 @@
 """The one door to a separation: through the user's sidecar, or in this process."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, Unpack
 
 import numpy as np
@@ -28,7 +29,9 @@ class Separator(Protocol):
 
 
 @contextlib.contextmanager
-def open_separator(model: str, *, in_process: bool = False) -> Iterator[Separator]:
+def open_separator(
+    model: str, *, in_process: bool = False, patience_s: float = 20.0
+) -> Iterator[Separator]:
     """Give a separator for a model and close it afterwards.
 
     Parameters
@@ -37,6 +40,8 @@ def open_separator(model: str, *, in_process: bool = False) -> Iterator[Separato
         Name of an installed model, or the path of a bundle.
     in_process
         Compute here instead of in the sidecar.
+    patience_s
+        How long to wait for a sidecar that does not answer.
 
     Raises
     ------
@@ -53,5 +58,36 @@ def open_separator(model: str, *, in_process: bool = False) -> Iterator[Separato
         return
     from bridge.client import Client
 
-    with Client.local(model=model) as client:
+    with Client.local(model=model, connect_timeout_s=patience_s) as client:
         yield client
+
+
+class SharedSeparator:
+    """A separator opened when it is first needed, and opened anew after it failed.
+
+    Parameters
+    ----------
+    open_one
+        Returns a context manager that gives a separator.
+    """
+
+    def __init__(
+        self, open_one: Callable[[], contextlib.AbstractContextManager[Separator]]
+    ) -> None:
+        self._open = open_one
+        self._lock = threading.Lock()
+        self._stack = contextlib.ExitStack()
+        self._current: Separator | None = None
+
+    def get(self) -> Separator:
+        """Return the separator."""
+        with self._lock:
+            if self._current is None:
+                self._current = self._stack.enter_context(self._open())
+            return self._current
+
+    def close(self) -> None:
+        """Close it; `get` opens another."""
+        with self._lock:
+            self._current = None
+            self._stack.close()

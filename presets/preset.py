@@ -111,6 +111,14 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
         As in `bridge.request.Settings`; absent ones are the model's.
     watermark : int or None
         16-bit message of models with a watermark; None derives it from the seed.
+    segment_s : float or None
+        Separate streams in segments of so many seconds; None at once, as files are.
+    wet : float
+        How much of the effect, 0 to 1.
+    bypass : bool
+        Let the audio pass as it is.
+    before, after : tuple of Effect
+        Effects for the track before it is separated and for what comes out.
     rerun : {"add", "update"}
         What a second run in a DAW session does: new tracks, or new audio for its own.
     stems : tuple of PresetStem
@@ -130,7 +138,12 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     overlap_s: float | None = None
     reconstruct: ReconstructionMode | None = None
     watermark: int | None = None
+    segment_s: float | None = None
+    wet: float = 1.0
+    bypass: bool = False
     rerun: Literal["add", "update"] = "add"
+    before: tuple[Effect, ...] = ()
+    after: tuple[Effect, ...] = ()
     stems: tuple[PresetStem, ...] = field(default=(), name="prompts")
     residual: ResidualStem = ResidualStem()
 
@@ -162,6 +175,12 @@ def check_preset(preset: Preset) -> Preset:
         raise PresetError(str(error)) from None
     if preset.watermark is not None and not 0 <= preset.watermark < 1 << 16:
         msg = f"watermark is {preset.watermark}; expected 0 to 65535"
+        raise PresetError(msg)
+    if not 0.0 <= preset.wet <= 1.0:
+        msg = f"wet is {preset.wet}; expected 0 to 1"
+        raise PresetError(msg)
+    if preset.segment_s is not None and not 0.1 <= preset.segment_s < math.inf:
+        msg = f"segment_s is {preset.segment_s}; expected at least 0.1 s"
         raise PresetError(msg)
     seen: dict[str, int] = {}
     for index, stem in enumerate(preset.stems):

@@ -51,6 +51,11 @@ COMMANDS = (
     Command("demo", "demo", "Separate the bundled mixture and show how well it went."),
     Command("preset", "preset", "List, show, save and share presets."),
     Command("serve", "serve", "Run the sidecar."),
+    Command("status", "serve", "Show what the server is doing."),
+    Command("stop", "serve", "Stop the server."),
+    Command("jobs", "serve", "List jobs."),
+    Command("cancel", "serve", "Cancel a job."),
+    Command("logs", "serve", "Show the newest log records."),
     Command("status", "serve", "Show what the sidecar is doing."),
     Command("stop", "serve", "Stop the sidecar."),
     Command("jobs", "serve", "List the sidecar's jobs."),
@@ -128,11 +133,14 @@ def build_app(command: str | None) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_root)
+    wanted = next((entry.module for entry in COMMANDS if entry.name == command), None)
+    mounted = False
     for entry in COMMANDS:
-        if entry.name == command:
-            mount(app, entry)
-        else:
+        if entry.module != wanted:
             app.command(entry.name, help=entry.summary)(_placeholder)
+        elif not mounted:
+            mount(app, entry)
+            mounted = True
     return app
 
 
@@ -148,7 +156,10 @@ def mount(app: typer.Typer, entry: Command) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"stembridge {importlib.metadata.version('stembridge')}")
+        try:
+            print(f"stembridge {importlib.metadata.version('stembridge')}")
+        except importlib.metadata.PackageNotFoundError:
+            print("stembridge, run from its source without installation")
         raise typer.Exit
 
 

@@ -1,0 +1,242 @@
+"""A stream of audio in, streams of stems out: separation in segments that join without seams."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.errors import Cancelled, StembridgeError
+from bridge.request import RESIDUAL, Prompt, SettingOptions, Span
+from bridge.separation import Progress, Separation
+from plugin_host.audio_files import Audio
+from plugin_host.separators import Separator
+
+DRY = " dry"
+"""Name of the lane that carries what could not be separated; no stem can be called so."""
+
+Lanes = dict[str, Audio]
+"""Name to audio of one stretch: the stems, the residual and `DRY`; all of one shape."""
+
+
+@dataclass(frozen=True)
+class SeparationPlan:
+    """What to separate and how.
+
+    Attributes
+    ----------
+    prompts
+        One per stem; spans count from the start of the stream.
+    settings
+        Keyword arguments of `separate`.
+    segment_s
+        Length of a segment; None separates all at once when the stream ends, as a file is.
+    overlap_s
+        How far a segment looks into its neighbours, where the two fade into each other.
+    """
+
+    prompts: tuple[Prompt, ...]
+    settings: SettingOptions
+    segment_s: float | None = None
+    overlap_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Samples from ``start`` on, and the job that separates them."""
+
+    start: int
+    audio: Audio
+    job: Future[Lanes]
+
+
+class SeparationStream:
+    """Collects segments, separates them in the background, and joins the stems.
+
+    With segments of length S and overlap O, segment k covers kS - O to (k + 1)S + O, and
+    neighbours fade over the 2 O they share. Which segments there are depends on absolute
+    positions only, so blocks of any size give the same samples.
+
+    Parameters
+    ----------
+    separator
+        Returns a working separator; called for every segment, so that a lost one can be replaced.
+    plan
+        What to separate.
+    sample_rate, channels
+        Of the audio to come.
+    strict
+        Raise what goes wrong, and compute on the caller's thread. Otherwise compute in the
+        background and let pass dry what cannot be separated.
+    """
+
+    def __init__(
+        self,
+        separator: Callable[[], Separator],
+        plan: SeparationPlan,
+        sample_rate: int,
+        channels: int,
+        *,
+        strict: bool,
+    ) -> None:
+        self._separator = separator
+        self._plan = plan
+        self._rate = sample_rate
+        self._strict = strict
+        self._length = None if plan.segment_s is None else round(plan.segment_s * sample_rate)
+        self._overlap = round(plan.overlap_s * sample_rate)
+        if self._length is not None:
+            self._overlap = min(self._overlap, self._length // 2)
+        self._input = np.zeros((channels, 0), np.float32)
+        self._input_start = 0
+        self._next = 0
+        self._segments: deque[_Segment] = deque()
+        self._fading: Lanes | None = None
+        self._given = 0
+        self._finished = False
+        self._stopped = threading.Event()
+        self._pool: ThreadPoolExecutor | None = None
+        self.dry_reason: str | None = None
+
+    @property
+    def held_samples(self) -> int:
+        """Samples that went in and have not come out."""
+        return self._input_start + self._input.shape[1] - self._given
+
+    def feed(self, block: Audio) -> list[Lanes]:
+        """Take a block and return the stretches that are ready, in order."""
+        self._input = np.concatenate([self._input, block], axis=1)
+        if self._length is not None:
+            while self._end() >= (self._next + 1) * self._length + self._overlap:
+                self._submit((self._next + 1) * self._length + self._overlap)
+        return self._collect(wait=self._strict)
+
+    def finish(self) -> list[Lanes]:
+        """Separate the rest, wait for all, and return it."""
+        if self._end() > self._segment_start() or not self._segments:
+            self._submit(self._end())
+        self._finished = True
+        try:
+            return self._collect(wait=True)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        self._stopped.set()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _end(self) -> int:
+        return self._input_start + self._input.shape[1]
+
+    def _segment_start(self) -> int:
+        return 0 if self._length is None else max(0, self._next * self._length - self._overlap)
+
+    def _submit(self, end: int) -> None:
+        start = self._segment_start()
+        audio = self._input[:, start - self._input_start : end - self._input_start].copy()
+        job: Future[Lanes] = Future()
+        if self._strict:
+            job.set_result(self._separate(audio, start))
+        else:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, thread_name_prefix="stembridge-stream")
+            job = self._pool.submit(self._separate, audio, start)
+        self._segments.append(_Segment(start, audio, job))
+        self._next += 1
+        # Keep what the following segment looks back at.
+        keep = min(self._segment_start(), end)
+        self._input = self._input[:, keep - self._input_start :].copy()
+        self._input_start = keep
+
+    def _separate(self, audio: Audio, start: int) -> Lanes:
+        seconds = start / self._rate
+        duration_s = audio.shape[1] / self._rate
+        lanes = {name: np.zeros_like(audio) for name in self._names()}
+        prompts = _shift_prompts(self._plan.prompts, seconds, duration_s)
+        if audio.shape[1] == 0:
+            return lanes
+        if not prompts:
+            lanes[RESIDUAL] = audio
+            return lanes
+        result: Separation = self._separator().separate(
+            audio, self._rate, prompts, progress=self._stop_if_closed, **self._plan.settings
+        )
+        return {**lanes, **result.stems, RESIDUAL: result.residual}
+
+    def _names(self) -> Sequence[str]:
+        return (*(prompt.stem for prompt in self._plan.prompts), RESIDUAL, DRY)
+
+    def _stop_if_closed(self, progress: Progress) -> None:
+        del progress
+        if self._stopped.is_set():
+            msg = "the stream was closed"
+            raise Cancelled(msg)
+
+    def _collect(self, *, wait: bool) -> list[Lanes]:
+        ready: list[Lanes] = []
+        while self._segments and (wait or self._segments[0].job.done()):
+            segment = self._segments.popleft()
+            last = self._finished and not self._segments
+            ready.append(self._join(segment, self._lanes_of(segment), last=last))
+            self._given += ready[-1][DRY].shape[1]
+        return ready
+
+    def _lanes_of(self, segment: _Segment) -> Lanes:
+        try:
+            lanes = segment.job.result()
+        except Exception as error:
+            if self._strict:
+                raise
+            # Whatever it was, the audio goes on.
+            known = isinstance(error, StembridgeError)
+            self.dry_reason = str(error) if known else f"{type(error).__name__}: {error}"
+            lanes = {name: np.zeros_like(segment.audio) for name in self._names()}
+            lanes[DRY] = segment.audio
+        else:
+            self.dry_reason = None
+        return lanes
+
+    def _join(self, segment: _Segment, lanes: Mapping[str, Audio], *, last: bool) -> Lanes:
+        """Fade from the segment before, and keep back the part that fades into the next."""
+        joined = dict(lanes)
+        if self._fading is not None:
+            fade = _fade_in(next(iter(self._fading.values())).shape[1])
+            width = fade.shape[0]
+            for name, audio in joined.items():
+                head = audio[:, :width] * fade + self._fading[name] * (1 - fade)
+                joined[name] = np.concatenate([head, audio[:, width:]], axis=1)
+        self._fading = None
+        if last or self._length is None:
+            return joined
+        keep = segment.audio.shape[1] - 2 * self._overlap
+        self._fading = {name: audio[:, keep:] for name, audio in joined.items()}
+        return {name: audio[:, :keep] for name, audio in joined.items()}
+
+
+def _fade_in(samples: int) -> NDArray[np.float32]:
+    """Return a raised cosine from 0 to 1, ``(samples,)``."""
+    positions = (np.arange(samples) + 0.5) / max(samples, 1)
+    return (0.5 - 0.5 * np.cos(np.pi * positions)).astype(np.float32)
+
+
+def _shift_prompts(
+    prompts: Sequence[Prompt], start_s: float, duration_s: float
+) -> tuple[Prompt, ...]:
+    """Return the prompts with the spans that touch a segment, counted from its start."""
+    shifted = []
+    for prompt in prompts:
+        spans = []
+        for span in prompt.spans:
+            low, high = max(span.start_s - start_s, 0.0), min(span.end_s - start_s, duration_s)
+            if high > low:
+                spans.append(Span(low, high, span.polarity))
+        # A prompt of spans alone asks for nothing where none of them lies.
+        if prompt.text.strip() or spans:
+            shifted.append(Prompt(prompt.text, prompt.stem, tuple(spans)))
+    return tuple(shifted)
