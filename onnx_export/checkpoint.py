@@ -58,7 +58,8 @@ def load_checkpoint(path: str | Path) -> SamAudio:
     state = _assemble(model, config, source)
     source.finish()
     model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -121,7 +122,7 @@ class _Source:
             if f"{layer}.{gain}" in self or f"{layer}.{direction}" in self:
                 g = self.take(f"{layer}.{gain}", (shape[0],) + (1,) * (len(shape) - 1))
                 v = self.take(f"{layer}.{direction}", shape)
-                norm = v.flatten(1).norm(dim=1).reshape(g.shape)
+                norm = torch.linalg.vector_norm(v.flatten(1), dim=1).reshape(g.shape)
                 return v * (g / norm)
         return self.take(f"{layer}.weight", shape)
 
@@ -164,7 +165,9 @@ def _assemble(model: SamAudio, config: SamAudioConfig, source: _Source) -> dict[
         shape = tuple(parameter.shape)
         official = layers.get(layer) or layers.get(name) or layer.removeprefix("velocity_network.")
         part = layer.rsplit(".", 1)[-1]
-        if name == "velocity_network.proj.weight":
+        if layer == "codec.encoder.mean":
+            state[name] = _mean(source, official, leaf, shape)
+        elif name == "velocity_network.proj.weight":
             state[name] = _fold_input(source, official, shape)
         elif name in layers:
             state[name] = source.take(f"{official}.weight", shape)
@@ -186,10 +189,17 @@ def _assemble(model: SamAudio, config: SamAudioConfig, source: _Source) -> dict[
 def _fold_input(source: _Source, layer: str, shape: tuple[int, ...]) -> Tensor:
     """Fold the official input projection, of (state, zeros, mixture, mixture), to what it sees."""
     channels = shape[1] // 3
-    state, _, once, twice = source.take(f"{layer}.weight", (shape[0], 6 * channels)).split(
-        (2 * channels, 2 * channels, channels, channels), dim=1
-    )
-    return torch.cat([state, once + twice], dim=1)
+    columns = source.take(f"{layer}.weight", (shape[0], 6 * channels)).chunk(6, dim=1)
+    target, residual, _, _, once, twice = columns
+    return torch.cat([target, residual, once + twice], dim=1)
+
+
+def _mean(source: _Source, layer: str, leaf: str, shape: tuple[int, ...]) -> Tensor:
+    """Take the first half of the bottleneck, which predicts the mean; the scale isn't used."""
+    whole = (2 * shape[0], *shape[1:])
+    if leaf == "weight":
+        return source.take_weight(layer, whole)[: shape[0]]
+    return source.take(f"{layer}.{leaf}", whole)[: shape[0]]
 
 
 def _lstm(source: _Source, official: str, layer: str, leaf: str, shape: tuple[int, ...]) -> Tensor:
@@ -220,7 +230,7 @@ def _standard_heads(weight: Tensor, heads: int, *, paired: bool) -> Tensor:
     With ``paired`` the rows of each head also move from rotary pairs to halves. Queries and keys
     are permuted alike, so that their products, and hence the attention, are the same.
     """
-    by_head = weight.unflatten(0, (-1, heads)).movedim(1, 0).movedim(1, -1)  # (heads, in, head_dim)
+    by_head = weight.reshape(-1, heads, weight.shape[1]).permute(1, 2, 0)  # (heads, in, head_dim)
     if paired:
         by_head = _halves(by_head)
-    return by_head.movedim(-1, 1).flatten(0, 1)
+    return by_head.permute(0, 2, 1).reshape(weight.shape)

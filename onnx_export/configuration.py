@@ -37,6 +37,17 @@ def read_config(path: Path) -> SamAudioConfig:
         ) from error
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error}); download it again") from error
+    return parse_config(raw, path)
+
+
+def parse_config(raw: Any, path: Path) -> SamAudioConfig:
+    """Read the sizes of a model from the decoded file; `path` is what errors name.
+
+    Raises
+    ------
+    ModelError
+        See `read_config`.
+    """
     if not isinstance(raw, dict):
         raise ModelError(f"{path}: expected an object, got {type(raw).__name__}")
     config = _Section(raw, path, "")

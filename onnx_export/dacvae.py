@@ -7,7 +7,6 @@ here is a plain convolution. Written from the description of the model's tensors
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,33 +119,38 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Waveform to ``latent_dim`` features at one frame per hop."""
+    """Waveform to latents."""
 
-    def __init__(self, dim: int, rates: Sequence[int], latent_dim: int) -> None:
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
+        dim, rates = config.encoder_dim, config.encoder_rates
         self.entry = nn.Conv1d(1, dim, 7, padding=3)
         self.blocks = nn.ModuleList(
             DownBlock(dim * 2**depth, stride) for depth, stride in enumerate(rates)
         )
         width = dim * 2 ** len(rates)
         self.snake = Snake(width)
-        self.exit = nn.Conv1d(width, latent_dim, 3, padding=1)
+        self.exit = nn.Conv1d(width, config.latent_dim, 3, padding=1)
+        # The bottleneck also predicts a scale; only the mean is ever used for separation.
+        self.mean = nn.Conv1d(config.latent_dim, config.codebook_dim, 1)
 
     def forward(self, wav: Tensor) -> Tensor:
-        """Map ``wav`` (B, 1, N) to (B, latent_dim, N / hop)."""
+        """Map ``wav`` (B, 1, N) to (B, N / hop, C)."""
         x = self.entry(wav)
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.exit(self.snake(x))
-        return out
+        mean: Tensor = self.mean(self.exit(self.snake(x)))
+        return mean.transpose(1, 2)
 
 
 class Decoder(nn.Module):
-    """Features at one frame per hop to a watermarked waveform."""
+    """Latents to a watermarked waveform."""
 
-    def __init__(self, dim: int, rates: Sequence[int], latent_dim: int) -> None:
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.entry = nn.Conv1d(latent_dim, dim, 7, padding=3)
+        dim, rates = config.decoder_dim, config.decoder_rates
+        self.features = nn.Conv1d(config.codebook_dim, config.latent_dim, 1)
+        self.entry = nn.Conv1d(config.latent_dim, dim, 7, padding=3)
         self.blocks = nn.ModuleList(
             UpBlock(dim // 2**depth, stride) for depth, stride in enumerate(rates)
         )
@@ -155,17 +159,17 @@ class Decoder(nn.Module):
         self.exit = nn.Conv1d(width, 1, 7, padding=3)
         self.watermark = Watermark()
 
-    def base_signal(self, features: Tensor) -> Tensor:
-        """Decode ``features`` (B, latent_dim, T) to (B, 1, N) without the watermark."""
-        x = self.entry(features)
+    def base_signal(self, latents: Tensor) -> Tensor:
+        """Decode ``latents`` (B, T, C) to (B, 1, T * hop) without the watermark."""
+        x = self.entry(self.features(latents.transpose(1, 2)))
         for block in self.blocks:
             x = block(x)
         return torch.tanh(self.exit(self.snake(x)))
 
-    def forward(self, features: Tensor, message: Tensor) -> Tensor:
-        """Decode ``features`` (B, latent_dim, T) to (B, 1, N), marked with ``message`` (B, 16)."""
-        base = self.base_signal(features)
-        out: Tensor = self.watermark(base, message)
+    def forward(self, latents: Tensor, message: Tensor) -> Tensor:
+        """Decode ``latents`` (B, T, C) to (B, 1, T * hop), marked with ``message`` (B, 16)."""
+        base = self.base_signal(latents)
+        out: Tensor = self.watermark(base.float(), message)
         return out
 
 
@@ -181,11 +185,8 @@ class DacVae(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.encoder_dim, config.encoder_rates, config.latent_dim)
-        # The bottleneck predicts mean and scale; only the mean is ever used for separation.
-        self.to_latents = nn.Conv1d(config.latent_dim, 2 * config.codebook_dim, 1)
-        self.from_latents = nn.Conv1d(config.codebook_dim, config.latent_dim, 1)
-        self.decoder = Decoder(config.decoder_dim, config.decoder_rates, config.latent_dim)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
 
     def encode(self, wav: Tensor) -> Tensor:
         """Encode waveforms.
@@ -200,9 +201,8 @@ class DacVae(nn.Module):
         Tensor
             (B, N / hop, C) float32, the mean of the latent distribution.
         """
-        features = self.encoder(wav)
-        mean = self.to_latents(features)[:, : self.config.codebook_dim]
-        return mean.transpose(1, 2)
+        out: Tensor = self.encoder(wav)
+        return out
 
     def decode(self, latents: Tensor, message: Tensor) -> Tensor:
         """Decode latents.
@@ -219,11 +219,9 @@ class DacVae(nn.Module):
         Tensor
             (B, 1, T * hop) float32, watermarked.
         """
-        features = self.from_latents(latents.transpose(1, 2))
-        out: Tensor = self.decoder(features, message)
+        out: Tensor = self.decoder(latents, message)
         return out
 
     def decode_unmarked(self, latents: Tensor) -> Tensor:
         """Decode ``latents`` (B, T, C) to (B, 1, T * hop) without the watermark, for checks."""
-        out: Tensor = self.decoder.base_signal(self.from_latents(latents.transpose(1, 2)))
-        return out
+        return self.decoder.base_signal(latents)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own idiom)
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,9 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, dim, T) to the same shape."""
-        out: Tensor = self.project(F.silu(self.groupnorm(x)))
+        # The norm's sums over a whole window need float32, whatever the rest is computed in.
+        normed = self.groupnorm(x.float()).to(x.dtype)
+        out: Tensor = self.project(F.silu(normed))
         return out
 
 
@@ -211,7 +213,8 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
+        split = x.reshape(*x.shape[:-1], self.n_heads, self.head_dim)
+        return split.transpose(1, 2)
 
     def forward(
         self, x: Tensor, memory: Tensor, mask: Tensor | None, rotary: Tensor | None
@@ -259,7 +262,8 @@ class DiTBlock(nn.Module):
         x = x + gate_a[:, None] * self.attention(h, h, mask, rotary)
         x = x + self.cross_attention(x, memory, memory_mask, None)
         h = self.ffn_norm(x) * (1 + scale_f[:, None]) + shift_f[:, None]
-        return x + gate_f[:, None] * self.feed_forward(h)
+        out: Tensor = x + gate_f[:, None] * self.feed_forward(h)
+        return out
 
 
 class DiT(nn.Module):

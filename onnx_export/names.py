@@ -26,8 +26,8 @@ def _codec_layers(config: CodecConfig) -> Iterator[tuple[str, str]]:
         yield f"{encoder}.blocks.{i}.down", f"{theirs}.{i + 1}.block.4"
     yield f"{encoder}.snake", f"{theirs}.{depth + 1}"
     yield f"{encoder}.exit", f"{theirs}.{depth + 2}"
-    yield "codec.to_latents", "audio_codec.quantizer.in_proj"
-    yield "codec.from_latents", "audio_codec.quantizer.out_proj"
+    yield "codec.encoder.mean", "audio_codec.quantizer.in_proj"
+    yield "codec.decoder.features", "audio_codec.quantizer.out_proj"
 
     depth = len(config.decoder_rates)
     decoder, theirs = "codec.decoder", "audio_codec.decoder.model"

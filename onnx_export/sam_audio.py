@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own idiom)
+from torch.nn import functional as F
 
 from onnx_export.dacvae import CodecConfig, DacVae
 from onnx_export.dit import DiT, DiTConfig, sinusoid
@@ -70,12 +70,15 @@ class VisualAlignment(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """Map visual features (B, video_dim, T) to what they add, (B, T, dim)."""
-        out: Tensor = self.gate.tanh() * self.layer_norm(self.conv(video).transpose(1, 2))
-        return out
+        return self._normed(self.conv(video).transpose(1, 2))
 
     def absent(self) -> Tensor:
-        """What is added without video, (dim,): the bias remains, and the norm makes it matter."""
-        out: Tensor = self.gate.tanh() * self.layer_norm(self.conv.bias)
+        """Return what is added without video, (dim,): the norm makes the bias alone matter."""
+        video = self.conv.weight.new_zeros(1, self.conv.in_channels, 1)
+        return self.forward(video)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        out: Tensor = self.gate.tanh() * self.layer_norm(x.float()).to(x.dtype)
         return out
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own idiom)
+from torch.nn import functional as F
 
 MESSAGE_BITS = 16
 #: Gain of the mark on top of the decoded waveform.

@@ -1,4 +1,4 @@
-"""Deterministic weights for a named tensor list: same name, shape and salt, same values anywhere."""
+"""Deterministic weights: same name, shape and salt, same values anywhere."""
 
 import hashlib
 import math

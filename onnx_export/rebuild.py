@@ -1,0 +1,150 @@
+"""From a bundle back to PyTorch modules.
+
+Sizes come from its configuration, weights from its graphs: bundles keep every weight under its
+name (see `onnx_export.trace`), so no second copy of the weights is needed to verify one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from bridge import manifest as manifests
+from bridge.errors import ModelError
+from bridge.manifest import Manifest
+from onnx_export.configuration import parse_config
+from onnx_export.export import CONFIG_FILE
+from onnx_export.graphs import Blueprint
+from onnx_export.mini import MiniConfig, MiniModel
+from onnx_export.recipes import Provenance, mini_blueprint, sam_audio_blueprint
+from onnx_export.sam_audio import SamAudio
+from onnx_export.text_encoder import TextEncoder
+from onnx_export.trace import TRANSPOSED
+
+_HALF_PREFIX = "module."
+
+
+def rebuild_blueprint(bundle: str | Path) -> Blueprint:
+    """Build a bundle's modules again, with its own weights.
+
+    Parameters
+    ----------
+    bundle : str or Path
+        Directory of a bundle that this package exported.
+
+    Returns
+    -------
+    Blueprint
+        Its modules are in evaluation mode and float32, whatever the bundle's precision.
+
+    Raises
+    ------
+    ModelError
+        If the bundle holds no configuration, or a weight of the modules isn't in its graphs.
+    """
+    directory = Path(bundle)
+    manifest = manifests.load(directory)
+    path = directory / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        build = _KINDS[config["kind"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path}: no configuration of a model that this version can build ({error}); "
+            "verify against the checkpoint instead"
+        ) from error
+    blueprint = build(config, directory, manifest)
+    for graph in blueprint.graphs:
+        graph.module.eval().requires_grad_(False)
+        _fill(graph.module, directory / manifest.graphs[graph.role].file)
+    return replace(blueprint, weights="bundle")
+
+
+def _build_sam_audio(config: Mapping[str, Any], directory: Path, manifest: Manifest) -> Blueprint:
+    model = SamAudio(parse_config(config["model"], directory / CONFIG_FILE))
+    return sam_audio_blueprint(
+        model,
+        TextEncoder(_t5(config["t5"])),
+        directory / manifest.tokenizer,
+        _provenance(manifest),
+    )
+
+
+def _build_mini(config: Mapping[str, Any], directory: Path, manifest: Manifest) -> Blueprint:
+    model = MiniModel(msgspec.convert(config["model"], MiniConfig))
+    return mini_blueprint(model, directory / manifest.tokenizer, _provenance(manifest))
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Any], Path, Manifest], Blueprint]] = {
+    "sam-audio": _build_sam_audio,
+    "mini": _build_mini,
+}
+
+
+def _provenance(manifest: Manifest) -> Provenance:
+    return Provenance(manifest.name, manifest.licence, manifest.provenance)
+
+
+def _t5(config: Mapping[str, Any]) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(**config))
+
+
+def _fill(module: nn.Module, path: Path) -> None:
+    """Copy the weights of a graph into the module it was traced from."""
+    stored = {
+        (value.name or "").removeprefix(_HALF_PREFIX): value.const_value
+        for value in ir.load(path).graph.initializers.values()
+    }
+    kept = set(module.state_dict())
+    missing, filled = [], set()
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for name, target in tensors:
+        if name not in kept or _storage(target) in filled:
+            continue
+        names = [other for other, value in _aliases(module, target)]
+        source = _find(stored, names)
+        if source is None:
+            missing.append(name)
+            continue
+        if tuple(source.shape) != tuple(target.shape):
+            raise ModelError(
+                f"{path}: {name} has shape {list(source.shape)}, expected {list(target.shape)}"
+            )
+        with torch.no_grad():
+            target.copy_(source)
+        filled.add(_storage(target))
+    if missing:
+        raise ModelError(f"{path}: lacks {len(missing)} weights, among them {missing[0]}")
+
+
+def _aliases(module: nn.Module, target: Tensor) -> list[tuple[str, Tensor]]:
+    """Every name under which a module knows a tensor: tied weights are stored under one."""
+    return [
+        (name, value)
+        for name, value in module.state_dict(keep_vars=True).items()
+        if value is target
+    ]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.data_ptr()
+
+
+def _find(stored: Mapping[str, Any], names: list[str]) -> Tensor | None:
+    for name in names:
+        if name in stored:
+            return torch.from_numpy(np.array(stored[name].numpy()))
+        if name + TRANSPOSED in stored:
+            return torch.from_numpy(np.array(stored[name + TRANSPOSED].numpy().T))
+    return None

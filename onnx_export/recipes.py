@@ -1,0 +1,185 @@
+"""From models to blueprints: which graphs a model becomes, and the numbers of its manifest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bridge.manifest import CodecInfo, PromptLimits, Reconstruction
+from onnx_export.dacvae import CodecConfig
+from onnx_export.graphs import (
+    Blueprint,
+    decoder_graph,
+    encoder_graph,
+    text_graph,
+    velocity_graph,
+)
+from onnx_export.lapped import LappedCodec
+from onnx_export.mini import MiniModel
+from onnx_export.sam_audio import SamAudio
+from onnx_export.text_encoder import TextEncoder
+from onnx_export.watermark import MESSAGE_BITS
+
+#: Dilations of a residual unit's convolutions of width 7: how far three units look to each side.
+_UNITS_REACH = 3 * (1 + 3 + 9)
+#: The watermark's LSTM remembers without end; after this many frames (0.5 s, 75 of its steps) what
+#: it remembers has faded to the level of rounding.
+_WATERMARK_MEMORY_FRAMES = 12
+#: Official clips are up to about 10 s long; longer windows degrade.
+_WINDOW_S, _OVERLAP_S = 10.0, 2.5
+_STEPS = 16
+_CHUNK_S = 4.0
+
+
+class Encode(nn.Module):
+    """The lapped codec's encoder as a module of its own."""
+
+    def __init__(self, codec: LappedCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Map a waveform (B, 1, T * hop) to latents (B, T, C)."""
+        return self.codec.encode(wav)
+
+
+class Decode(nn.Module):
+    """The lapped codec's decoder as a module of its own."""
+
+    def __init__(self, codec: LappedCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents (B, T, C) to a waveform (B, 1, T * hop)."""
+        return self.codec.decode(latents)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Words for a manifest: the bundle's name, the weights' licence, and where they come from."""
+
+    name: str
+    licence: str
+    source: str
+
+
+def sam_audio_blueprint(
+    model: SamAudio, text_encoder: TextEncoder, tokenizer: Path, provenance: Provenance
+) -> Blueprint:
+    """Describe the bundle of a SAM Audio model.
+
+    Parameters
+    ----------
+    model : SamAudio
+    text_encoder : TextEncoder
+        Its width must be what the model expects.
+    tokenizer : Path
+        The text encoder's ``tokenizer.json``.
+    provenance : Provenance
+    """
+    config = model.config
+    channels, hop = config.channels, config.codec.hop_length
+    frame_rate = config.codec.sample_rate / hop
+    return Blueprint(
+        name=provenance.name,
+        sample_rate=config.codec.sample_rate,
+        hop_length=hop,
+        latent_channels=channels,
+        window_s=_WINDOW_S,
+        overlap_s=_OVERLAP_S,
+        solver="midpoint",
+        steps=_STEPS,
+        reconstruct="mask",
+        reconstruction=Reconstruction(
+            exponent=2.0, n_fft=2048, hop=512, band_hz=0.45 * config.codec.sample_rate
+        ),
+        prompt=PromptLimits(max_tokens=config.max_tokens, text_dim=config.text_dim),
+        codec=CodecInfo(
+            encoder_context_frames=encoder_reach_frames(config.codec),
+            decoder_context_frames=decoder_reach_frames(config.codec) + _WATERMARK_MEMORY_FRAMES,
+            chunk_frames=round(_CHUNK_S * frame_rate),
+        ),
+        licence=provenance.licence,
+        provenance=provenance.source,
+        tokenizer=tokenizer,
+        config={"kind": "sam-audio", "model": config.raw, "t5": _t5_config(text_encoder)},
+        graphs=(
+            text_graph(text_encoder, config.text_dim, text_encoder.vocab_size),
+            encoder_graph(model.codec.encoder, channels, hop),
+            decoder_graph(model.codec.decoder, channels, hop, MESSAGE_BITS),
+            velocity_graph(model.velocity_network, channels, config.text_dim, config.video_dim),
+        ),
+        max_frames=config.transformer.max_positions,
+    )
+
+
+def mini_blueprint(model: MiniModel, tokenizer: Path, provenance: Provenance) -> Blueprint:
+    """Describe the bundle of a model like the bundled one.
+
+    Parameters
+    ----------
+    model : MiniModel
+    tokenizer : Path
+        ``tokenizer.json``.
+    provenance : Provenance
+    """
+    config = model.config
+    text_encoder = TextEncoder(model.text_encoder)
+    channels, hop = config.latent_channels, config.hop_length
+    nyquist_hz = config.sample_rate / 2
+    return Blueprint(
+        name=provenance.name,
+        sample_rate=config.sample_rate,
+        hop_length=hop,
+        latent_channels=channels,
+        window_s=8.0,
+        overlap_s=2.0,
+        solver="euler",
+        steps=1,
+        reconstruct="mask",
+        reconstruction=Reconstruction(
+            exponent=2.0, n_fft=2048, hop=512, band_hz=nyquist_hz * channels / hop
+        ),
+        prompt=PromptLimits(max_tokens=config.text.max_tokens, text_dim=config.text.dim),
+        codec=CodecInfo(encoder_context_frames=1, decoder_context_frames=1, chunk_frames=2048),
+        licence=provenance.licence,
+        provenance=provenance.source,
+        tokenizer=tokenizer,
+        config={"kind": "mini", "model": asdict(config), "t5": _t5_config(text_encoder)},
+        graphs=(
+            text_graph(text_encoder, config.text.dim, config.text.vocab_size),
+            encoder_graph(Encode(model.codec), channels, hop),
+            decoder_graph(Decode(model.codec), channels, hop, 0),
+            velocity_graph(model.velocity, channels, config.text.dim, 0),
+        ),
+    )
+
+
+def encoder_reach_frames(config: CodecConfig) -> int:
+    """How many latent frames to each side the encoder looks."""
+    reach, step = 3, 1  # samples, and samples per position
+    for rate in config.encoder_rates:
+        reach += (_UNITS_REACH + math.ceil(rate / 2)) * step
+        step *= rate
+    return math.ceil(reach / step) + 1  # the last convolution is three frames wide
+
+
+def decoder_reach_frames(config: CodecConfig) -> int:
+    """How many latent frames to each side the decoder looks, its watermark aside."""
+    step = config.hop_length
+    reach = 3 * step
+    for rate in config.decoder_rates:
+        reach += step
+        step //= rate
+        reach += _UNITS_REACH * step
+    return math.ceil((reach + 3) / config.hop_length)
+
+
+def _t5_config(text_encoder: TextEncoder) -> dict[str, Any]:
+    config: dict[str, Any] = text_encoder.t5.config.to_diff_dict()
+    return config
