@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnx_export.checkpoint import load_checkpoint
     from onnx_export.export import export_bundle
     from onnx_export.graphs import Blueprint, Graph
+    from onnx_export.official import checkpoint_blueprint, export_checkpoint
     from onnx_export.rebuild import rebuild_blueprint
     from onnx_export.recipes import Provenance, mini_blueprint, sam_audio_blueprint
     from onnx_export.sam_audio import SamAudio, SamAudioConfig
@@ -30,11 +31,13 @@ __all__ = [  # noqa: RUF022 (grouped: models, description, writing and checking)
     "Blueprint",
     "Graph",
     "Provenance",
+    "checkpoint_blueprint",
     "mini_blueprint",
     "sam_audio_blueprint",
     # writing and checking bundles
     "Difference",
     "export_bundle",
+    "export_checkpoint",
     "rebuild_blueprint",
     "verify_bundle",
 ]
@@ -51,7 +54,9 @@ _MODULES = {
     "mini_blueprint": "recipes",
     "sam_audio_blueprint": "recipes",
     "Difference": "verify",
+    "checkpoint_blueprint": "official",
     "export_bundle": "export",
+    "export_checkpoint": "official",
     "rebuild_blueprint": "rebuild",
     "verify_bundle": "verify",
 }

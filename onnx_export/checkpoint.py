@@ -123,7 +123,8 @@ class _Source:
                 g = self.take(f"{layer}.{gain}", (shape[0],) + (1,) * (len(shape) - 1))
                 v = self.take(f"{layer}.{direction}", shape)
                 norm = torch.linalg.vector_norm(v.flatten(1), dim=1).reshape(g.shape)
-                return v * (g / norm)
+                folded: Tensor = v * (g / norm)
+                return folded
         return self.take(f"{layer}.weight", shape)
 
     def finish(self) -> None:

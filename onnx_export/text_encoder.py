@@ -77,12 +77,14 @@ def load_text_encoder(directory: Path) -> TextEncoder:
         If the directory is no T5 model, or holds no ``tokenizer.json``.
     """
     from transformers import T5EncoderModel
+    from transformers.utils import logging
 
     if not (directory / TOKENIZER_FILE).is_file():
         raise ModelError(
             f"{directory}: no {TOKENIZER_FILE}; give a transformers directory with a fast "
             "tokenizer (save one with AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
+    logging.disable_progress_bar()
     try:
         t5, report = T5EncoderModel.from_pretrained(
             directory, local_files_only=True, output_loading_info=True, dtype="float32"

@@ -1,0 +1,99 @@
+"""An official checkpoint to a bundle, in one call: find, load, export."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from bridge.errors import ModelError
+from onnx_export.checkpoint import WEIGHTS_FILE, load_checkpoint
+from onnx_export.configuration import read_config
+from onnx_export.export import CONFIG_FILE, Progress, export_bundle
+from onnx_export.graphs import Blueprint
+from onnx_export.hub import CHECKPOINT_FILES, TEXT_ENCODER_FILES, locate
+from onnx_export.precision import Precision
+from onnx_export.recipes import Provenance, sam_audio_blueprint
+from onnx_export.text_encoder import TOKENIZER_FILE, load_text_encoder
+
+LICENCE = "SAM License"
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    precision: Precision = "fp32",
+    text_encoder: str | Path | None = None,
+    progress: Progress = lambda _line: None,
+) -> Path:
+    """Turn an official SAM Audio checkpoint into a bundle.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        Directory with ``config.json`` and ``checkpoint.pt``, or a hub id.
+    out : str or Path
+        Directory to make; its name becomes the model's.
+    precision : {"fp32", "fp16", "fp16-weights"}
+        See `onnx_export.export_bundle`.
+    text_encoder : str or Path, optional
+        Directory or hub id of the T5 encoder; by default the one that the configuration names.
+    progress : callable
+        Called with a line of text at each step.
+
+    Returns
+    -------
+    Path
+        The bundle's directory.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint or the text encoder can't be found, is damaged, or they don't fit.
+    InputError
+        If `out` exists or can't be written.
+    """
+    blueprint = checkpoint_blueprint(
+        checkpoint, text_encoder=text_encoder, name=Path(out).name, progress=progress
+    )
+    return export_bundle(blueprint, out, precision=precision, progress=progress)
+
+
+def checkpoint_blueprint(
+    checkpoint: str | Path,
+    *,
+    text_encoder: str | Path | None = None,
+    name: str,
+    progress: Progress = lambda _line: None,
+) -> Blueprint:
+    """Load a checkpoint and its text encoder, and describe their bundle.
+
+    Parameters and errors are those of `export_checkpoint`.
+    """
+    directory = locate(checkpoint, CHECKPOINT_FILES, "a SAM Audio checkpoint")
+    config = read_config(directory / CONFIG_FILE)
+    t5_source = text_encoder or config.text_encoder
+    t5_directory = locate(t5_source, TEXT_ENCODER_FILES, "the text encoder")
+    progress("loading weights")
+    encoder = load_text_encoder(t5_directory)
+    if encoder.dim != config.text_dim:
+        raise ModelError(
+            f"{t5_directory}: a text encoder of width {encoder.dim}, but the checkpoint expects "
+            f"{config.text_dim}; give the one it was trained with ({config.text_encoder})"
+        )
+    model = load_checkpoint(directory)
+    with (directory / WEIGHTS_FILE).open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    source = (
+        f"{_label(checkpoint)} ({WEIGHTS_FILE} sha256 {checksum}); "
+        f"text encoder {_label(t5_source)}; exported by stembridge"
+    )
+    return sam_audio_blueprint(
+        model, encoder, t5_directory / TOKENIZER_FILE, Provenance(name, LICENCE, source)
+    )
+
+
+def _label(source: str | Path) -> str:
+    """Name a source without telling where on this machine it lies."""
+    path = Path(source)
+    return path.resolve().name if path.is_dir() else str(source)
