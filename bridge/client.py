@@ -113,6 +113,11 @@ class Client:
         reference = ModelRef(model)
         return cls(place, reference, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
 
+    @property
+    def connected(self) -> bool:
+        """Whether a server answers now; jobs may be submitted at any time."""
+        return self._link.connected
+
     def separate(
         self,
         mixture: npt.ArrayLike,

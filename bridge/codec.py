@@ -56,7 +56,11 @@ def encode(
 
 
 def decode(
-    decoder: Callable[[Array], Array], latents: Array, hop_length: int, codec: CodecInfo
+    decoder: Callable[[Array], Array],
+    latents: Array,
+    hop_length: int,
+    codec: CodecInfo,
+    on_part: Callable[[int, Array], None] | None = None,
 ) -> Array:
     """Decode latents.
 
@@ -67,6 +71,8 @@ def decode(
     latents : ndarray of float32, shape (T, C)
     hop_length : int
     codec : CodecInfo
+    on_part : callable or None
+        Receives the first sample and the waveform of every part as it is decoded.
 
     Returns
     -------
@@ -79,6 +85,8 @@ def decode(
         wav[start * hop_length : end * hop_length] = part[
             0, 0, (start - low) * hop_length : (end - low) * hop_length
         ]
+        if on_part is not None:
+            on_part(start * hop_length, wav[start * hop_length : end * hop_length])
     return wav
 
 

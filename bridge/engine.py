@@ -11,6 +11,7 @@ from typing import Unpack
 import numpy.typing as npt
 
 from bridge.cancellation import Cancellation
+from bridge.journal import Journal
 from bridge.manifest import Manifest
 from bridge.model import Model
 from bridge.pipeline import Pipeline
@@ -76,6 +77,7 @@ class Engine:
         *,
         progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
+        journal: Journal | None = None,
         **settings: Unpack[SettingOptions],
     ) -> Separation:
         """Extract one stem per prompt from a mixture.
@@ -92,6 +94,8 @@ class Engine:
             Receives a `Progress` after every piece of work, on this thread.
         cancel : threading.Event or None
             Set it from another thread to stop; networks stop while they run.
+        journal : Journal or None
+            Remembers what this job and others can use again; see `bridge.journal`.
         **settings
             Fields of `Settings`.
 
@@ -117,7 +121,14 @@ class Engine:
         checked = check_prompts(prompts, audio.shape[1] / rate)
         with self._lock, Cancellation(cancel) as cancellation:
             return Pipeline(
-                self._model, audio, rate, checked, resolved, progress, cancellation
+                self._model,
+                audio,
+                rate,
+                checked,
+                resolved,
+                progress,
+                cancellation,
+                journal or Journal(),
             ).run()
 
     def close(self) -> None:

@@ -53,6 +53,11 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="stembridge-client", daemon=True)
         self._thread.start()
 
+    @property
+    def connected(self) -> bool:
+        """Whether a server answers now."""
+        return self._channel is not None
+
     def open(self, exchange: Exchange) -> None:
         """Begin a request."""
         self._inbox.put(lambda: self._open(exchange))
@@ -72,22 +77,29 @@ class Link:
     def _run(self) -> None:
         with zmq.Context() as context:
             while not self._closing:
-                try:
-                    with Channel(context, self._place.address(), self._inbox.fileno()) as channel:
-                        self._converse(channel)
-                except Lost as lost:
-                    self._on_lost(str(lost))
-                except StembridgeError as error:
-                    self._fail_all(error)
-                    self._on_lost(str(error))
-                except Exception as error:  # a defect of ours must not leave callers waiting
-                    self._fail_all(ServerError(f"the client failed: {error!r}"))
-                    self._on_lost(repr(error))
-                finally:
-                    self._channel = None
+                reason = self._attempt(context)
+                if not self._closing:
+                    self._on_lost(reason)
         self._fail_all(ServerError("the client was closed"))
         self._place.found()
         self._inbox.close()
+
+    def _attempt(self, context: zmq.Context[zmq.Socket[bytes]]) -> str:
+        """Connect, and stay connected as long as it goes; returns why it ended."""
+        try:
+            with Channel(context, self._place.address(), self._inbox.fileno()) as channel:
+                self._converse(channel)
+            return "closed"
+        except Lost as lost:
+            return str(lost)
+        except StembridgeError as error:
+            self._fail_all(error)
+            return str(error)
+        except Exception as error:  # a defect of ours must not leave callers waiting
+            self._fail_all(ServerError(f"the client failed: {error!r}"))
+            return repr(error)
+        finally:
+            self._channel = None
 
     def _on_lost(self, reason: str) -> None:
         """Wait a moment, and give up on the open requests once it has been long enough."""

@@ -113,6 +113,7 @@ class Model:
         message: Array,
         cancellation: Cancellation,
         on_chunk: Callable[[], None],
+        on_part: Callable[[int, Array], None] | None = None,
     ) -> Array:
         """Decode latents (T, C) in chunks: waveform (T * hop,), marked with the message's bits."""
 
@@ -124,7 +125,9 @@ class Model:
             on_chunk()
             return wav
 
-        return codec.decode(decoder, latents, self.manifest.hop_length, self.manifest.codec)
+        return codec.decode(
+            decoder, latents, self.manifest.hop_length, self.manifest.codec, on_part
+        )
 
     def velocity(self, cancellation: Cancellation) -> Callable[..., Array]:
         """Make the velocity network as `bridge.diffusion.VelocityNetwork` describes it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from bridge import level
 from bridge.cancellation import Cancellation
 from bridge.codec import count_chunks, pad_to_frames
 from bridge.diffusion import Conditions, merged_velocity, plan_batches
+from bridge.journal import LATENTS, TEXTS, Journal, fingerprint
 from bridge.model import Model
 from bridge.noise import frame_noise, message_bits
 from bridge.progress import Stage
@@ -23,7 +25,7 @@ from bridge.reconstruct import (
     remainder,
     split_by_masks,
 )
-from bridge.request import Prompt, ResolvedSettings
+from bridge.request import RESIDUAL, Prompt, ResolvedSettings
 from bridge.resampling import resample
 from bridge.separation import ProgressCallback, Report, Separation
 from bridge.solver import count_evaluations, solve, time_grid
@@ -47,6 +49,7 @@ class Pipeline:
     settings: ResolvedSettings
     progress: ProgressCallback | None
     cancellation: Cancellation
+    journal: Journal
 
     def run(self) -> Separation:
         """Separate.
@@ -73,7 +76,7 @@ class Pipeline:
         latents = self._encode(heard)
         plan = plan_windows(len(latents), window, overlap)
         flow = self._solve(latents, tokens, plan)
-        waveforms = self._decode(flow, heard)
+        waveforms = self._decode(flow, heard, gain)
         stems, residual = self._reconstruct(
             [self._to_mixture_rate(wave / np.float32(gain)) for wave in waveforms]
         )
@@ -84,9 +87,26 @@ class Pipeline:
         """Encode the model-rate mixture (samples,): latents (T, C)."""
         manifest = self.model.manifest
         padded = pad_to_frames(heard, manifest.hop_length)
-        chunks = count_chunks(len(padded) // manifest.hop_length, manifest.codec)
-        stage = Stage(self.progress, "encode", chunks)
-        return self.model.encode(padded, self.cancellation, stage.advance)
+        frames = len(padded) // manifest.hop_length
+        key = fingerprint(padded, manifest.sha256)
+        known = self.journal.recall(LATENTS, key)
+        if known is not None and known.shape == (frames, manifest.latent_channels):
+            return known
+        stage = Stage(self.progress, "encode", count_chunks(frames, manifest.codec))
+        latents = self.model.encode(padded, self.cancellation, stage.advance)
+        self.journal.keep(LATENTS, key, latents)
+        return latents
+
+    def _text_features(self, ids: npt.NDArray[np.int64]) -> Array:
+        """Encode the tokens (S,) of a prompt: features (S, D)."""
+        manifest = self.model.manifest
+        key = fingerprint(ids, manifest.sha256)
+        known = self.journal.recall(TEXTS, key)
+        if known is not None and known.shape == (len(ids), manifest.prompt.text_dim):
+            return known
+        features = self.model.text_features(ids, self.cancellation)
+        self.journal.keep(TEXTS, key, features)
+        return features
 
     def _solve(
         self, latents: Array, tokens: Sequence[npt.NDArray[np.int64]], plan: WindowPlan
@@ -94,7 +114,7 @@ class Pipeline:
         """Integrate the flow of all prompts: states (P, T, 2C) at t = 1."""
         manifest = self.model.manifest
         frames, channels = latents.shape
-        texts = tuple(self.model.text_features(ids, self.cancellation) for ids in tokens)
+        texts = tuple(self._text_features(ids) for ids in tokens)
         spans = np.stack(
             [
                 frame_ids(prompt.spans, frames, manifest.sample_rate, manifest.hop_length)
@@ -104,7 +124,9 @@ class Pipeline:
         batch = self.model.batch
         nfe = count_evaluations(self.settings.solver, self.settings.steps)
         runs = nfe * len(plan_batches(texts, len(plan.starts), batch))
-        stage = Stage(self.progress, "solve", runs)
+        first, start = self._beginning((len(self.prompts), frames, 2 * channels))
+        steps = self.settings.steps
+        stage = Stage(self.progress, "solve", runs, runs // steps * first)
         field = merged_velocity(
             self.model.velocity(self.cancellation),
             plan,
@@ -112,13 +134,26 @@ class Pipeline:
             batch,
             stage.advance,
         )
+        done = itertools.count(first + 1)
+
+        def on_step(state: Array) -> None:
+            if (step := next(done)) < steps:
+                self.journal.checkpoint(step, state)
+
+        return solve(field, start, time_grid(steps)[first:], self.settings.solver, on_step)
+
+    def _beginning(self, shape: tuple[int, int, int]) -> tuple[int, Array]:
+        """Return the steps made by an earlier attempt and the state (P, T, 2C) after them."""
+        resumed = self.journal.resume()
+        if resumed is not None and resumed[1].shape == shape:
+            return resumed
         # The noise is a matter of seed and frame alone, so that another prompt more or less
         # does not change a stem.
-        noise = frame_noise(self.settings.seed, 0, frames, 2 * channels)
-        start = np.repeat(noise[np.newaxis], len(self.prompts), axis=0)
-        return solve(field, start, time_grid(self.settings.steps), self.settings.solver)
+        prompts, frames, channels = shape
+        noise = frame_noise(self.settings.seed, 0, frames, channels)
+        return 0, np.repeat(noise[np.newaxis], prompts, axis=0)
 
-    def _decode(self, flow: Array, heard: Array) -> list[Array]:
+    def _decode(self, flow: Array, heard: Array, gain: float) -> list[Array]:
         """Decode to model-rate waveforms (samples,): each target, and then what is left.
 
         With one prompt the model says itself what is left, where the reconstruction asks. Of
@@ -134,12 +169,30 @@ class Pipeline:
         chunks = count_chunks(flow.shape[1], manifest.codec)
         stage = Stage(self.progress, "decode", chunks * len(coded))
         waveforms = [
-            self.model.decode(part, message, self.cancellation, stage.advance)[: len(heard)]
-            for part in coded
+            self.model.decode(
+                part, message, self.cancellation, stage.advance, self._preview(number, gain)
+            )[: len(heard)]
+            for number, part in enumerate(coded)
         ]
         if len(waveforms) == len(self.prompts):
             waveforms.append(remainder(heard, waveforms))
         return waveforms
+
+    def _preview(self, number: int, gain: float) -> Callable[[int, Array], None] | None:
+        """Make what shows the parts of a target as they are decoded, at the mixture's rate."""
+        if not self.journal.previews:
+            return None
+        rate = self.model.manifest.sample_rate
+        names = [*(prompt.stem for prompt in self.prompts), RESIDUAL]
+        channels, samples = self.mixture.shape
+
+        def show(start: int, part: Array) -> None:
+            first = start * self.sample_rate // rate
+            wave = resample(part / np.float32(gain), rate, self.sample_rate)[: samples - first]
+            if len(wave):
+                self.journal.preview(names[number], first, np.repeat(wave[np.newaxis], channels, 0))
+
+        return show
 
     def _to_mixture_rate(self, waveform: Array) -> Array:
         """Bring a model-rate waveform to the mixture's rate and its exact length."""

@@ -8,7 +8,7 @@ from bridge.separation import Progress, ProgressCallback
 
 
 class Stage:
-    """Counts the units of one stage and tells a callback, first that none is done.
+    """Counts the units of one stage and tells a callback, first how many are done.
 
     Parameters
     ----------
@@ -17,13 +17,17 @@ class Stage:
     name : str
     total : int
         Units of the stage.
+    done : int
+        Units that an earlier attempt did.
     """
 
-    def __init__(self, callback: ProgressCallback | None, name: str, total: int) -> None:
+    def __init__(
+        self, callback: ProgressCallback | None, name: str, total: int, done: int = 0
+    ) -> None:
         self._callback = callback
         self._name = name
         self._total = total
-        self._done = 0
+        self._done = self._before = done
         self._started_s = time.monotonic()
         self._tell()
 
@@ -36,7 +40,7 @@ class Stage:
         if self._callback is None:
             return
         left = None
-        if self._done:
+        if self._done > self._before:
             elapsed_s = time.monotonic() - self._started_s
-            left = elapsed_s / self._done * (self._total - self._done)
+            left = elapsed_s / (self._done - self._before) * (self._total - self._done)
         self._callback(Progress(self._name, self._done, self._total, left))

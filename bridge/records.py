@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from msgspec import Struct
@@ -12,6 +13,7 @@ from bridge.separation import Report
 
 JOBS: Final = "jobs"
 RESULTS: Final = "results"
+CHECKPOINTS: Final = "checkpoints"
 
 
 class JobRecord(Struct, frozen=True):
@@ -29,3 +31,22 @@ class ResultRecord(Struct, frozen=True):
     job: JobRecord
     report: Report
     stems: tuple[StemInfo, ...]
+
+
+class ArrayRecord(Struct, frozen=True):
+    """A float32 array in the store, in C order and little endian."""
+
+    sha256: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the array."""
+        return 4 * math.prod(self.shape)
+
+
+class Checkpoint(Struct, frozen=True):
+    """The state of a job's flow after some of its steps."""
+
+    step: int
+    state: ArrayRecord

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import numpy.typing as npt
 from msgspec.structs import asdict
 
 from bridge.descriptors import StemInfo
+from bridge.disk_journal import DiskJournal
 from bridge.engine import Engine
+from bridge.protocol import CHUNK_BYTES
 from bridge.records import RESULTS, ResultRecord
 from bridge.request import RESIDUAL
 from bridge.store import Store
-from bridge.tasks import Advanced, Event, Finished, Loaded, Task
+from bridge.tasks import Advanced, Event, Finished, Loaded, Preview, Task
 
 Post = Callable[..., None]
 
@@ -57,18 +60,30 @@ class Separator:
         mixture = np.memmap(
             store.path(audio.sha256), "<f4", mode="r", shape=(audio.channels, audio.samples)
         )
+        journal = DiskJournal(store, task.key, partial(self._show, task) if task.partial else None)
         result = engine.separate(
             mixture,
             audio.sample_rate,
             list(task.record.prompts),
             progress=lambda progress: self._say(Advanced(task.key, progress)),
             cancel=cancel,
+            journal=journal,
             **asdict(task.record.settings),
         )
         stems = {**result.stems, RESIDUAL: result.residual}
         infos = tuple(_stored(store, name, audio) for name, audio in stems.items())
         store.write_record(RESULTS, task.key, ResultRecord(task.record, result.report, infos))
+        journal.forget()
         self._say(Finished(task.key, result.report, infos))
+
+    def _show(self, task: Task, stem: str, start: int, audio: npt.NDArray[np.float32]) -> None:
+        """Post a preview in pieces that fit into a message."""
+        channels, samples = audio.shape
+        step = max(1, CHUNK_BYTES // (4 * channels))
+        for first in range(0, samples, step):
+            piece = np.ascontiguousarray(audio[:, first : first + step], dtype="<f4")
+            event = Preview(task.key, stem, start + first, channels, piece.shape[1])
+            self._post(event, piece.tobytes())
 
     def _say(self, event: Event) -> None:
         self._post(event)

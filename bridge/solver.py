@@ -26,7 +26,11 @@ def count_evaluations(solver: Solver, steps: int) -> int:
 
 
 def solve(
-    velocity: VelocityField, x: State, times: npt.NDArray[np.float64], solver: Solver
+    velocity: VelocityField,
+    x: State,
+    times: npt.NDArray[np.float64],
+    solver: Solver,
+    on_step: Callable[[State], None] | None = None,
 ) -> State:
     """Integrate ``dx/dt = velocity(x, t)``.
 
@@ -40,6 +44,8 @@ def solve(
         Increasing; see `time_grid`.
     solver : {"euler", "midpoint"}
         Explicit Euler (order 1), or the explicit midpoint rule (order 2, two evaluations a step).
+    on_step : callable or None
+        Receives the state after every step.
 
     Returns
     -------
@@ -52,4 +58,6 @@ def solve(
         if solver == "midpoint":
             slope = velocity(x + np.float32(step / 2) * slope, start + step / 2)
         x = x + np.float32(step) * slope
+        if on_step is not None:
+            on_step(x)
     return x

@@ -60,10 +60,10 @@ class Store:
         return Incoming(self, sha256, size_bytes)
 
     def put(self, data: Buffer) -> str:
-        """Write a blob, unless it is there, and return its checksum."""
+        """Write a blob, unless it is there and whole, and return its checksum."""
         view = memoryview(data).cast("B")
         sha256 = hashlib.sha256(view).hexdigest()
-        if not self.touch(sha256, len(view)):
+        if not self.verify(sha256, len(view)):
             with self.create(sha256, len(view)) as incoming:
                 for start in range(0, len(view), _PIECE_BYTES):
                     incoming.write(view[start : start + _PIECE_BYTES])

@@ -65,6 +65,7 @@ class Sidecar:
     def start(self, *options: str, **popen: Any) -> None:
         """Start the server in the foreground of a process, and wait until it answers."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
+        (self.directory / "server.json").unlink(missing_ok=True)  # of one that was killed
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "bridge.sidecar"),
