@@ -155,6 +155,11 @@ def quantise(audio: Audio, subtype: str) -> NDArray[np.int32] | None:
     return (steps.astype(np.int64) << (32 - bits)).astype(np.int32)
 
 
+def clips(audio: Audio, subtype: str) -> bool:
+    """Whether a sample would clip in an integer subtype."""
+    return quantise(audio, subtype) is None
+
+
 def write_audio(
     path: Path,
     audio: Audio,
@@ -216,9 +221,6 @@ def write_audio(
             riff.clear_peak_time(path)
             if metadata:
                 riff.append_chunks(path, metadata)
-        if path.stat().st_size < audio.size * INTEGER_BITS.get(subtype, 0) // 8:
-            msg = "the file came out too short"
-            raise OSError(msg)
         with path.open("r+b") as raw:
             os.fsync(raw.fileno())
     except OSError as error:

@@ -1,6 +1,7 @@
 """A stream of audio in, streams of stems out: separation in segments that join without seams."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,8 @@ from bridge.request import RESIDUAL, Prompt, SettingOptions, Span
 from bridge.separation import Progress, Separation
 from plugin_host.audio_files import Audio
 from plugin_host.separators import Separator
+
+_RETRY_S = 1.0
 
 DRY = " dry"
 """Name of the lane that carries what could not be separated; no stem can be called so."""
@@ -99,6 +102,8 @@ class SeparationStream:
         self._finished = False
         self._stopped = threading.Event()
         self._pool: ThreadPoolExecutor | None = None
+        self._failure: Exception | None = None
+        self._retry_at = 0.0
         self.dry_reason: str | None = None
 
     @property
@@ -164,9 +169,17 @@ class SeparationStream:
         if not prompts:
             lanes[RESIDUAL] = audio
             return lanes
-        result: Separation = self._separator().separate(
-            audio, self._rate, prompts, progress=self._stop_if_closed, **self._plan.settings
-        )
+        if self._failure is not None and time.monotonic() < self._retry_at:
+            raise self._failure
+        try:
+            result: Separation = self._separator().separate(
+                audio, self._rate, prompts, progress=self._stop_if_closed, **self._plan.settings
+            )
+        except Exception as error:
+            # A dead sidecar takes a while to be sure of; the next segments need not wait again.
+            self._failure, self._retry_at = error, time.monotonic() + _RETRY_S
+            raise
+        self._failure = None
         return {**lanes, **result.stems, RESIDUAL: result.residual}
 
     def _names(self) -> Sequence[str]:
@@ -209,7 +222,9 @@ class SeparationStream:
             fade = _fade_in(next(iter(self._fading.values())).shape[1])
             width = fade.shape[0]
             for name, audio in joined.items():
-                head = audio[:, :width] * fade + self._fading[name] * (1 - fade)
+                # Written so that two equal sides give just that.
+                before = self._fading[name]
+                head = before + fade * (audio[:, :width] - before)
                 joined[name] = np.concatenate([head, audio[:, width:]], axis=1)
         self._fading = None
         if last or self._length is None:

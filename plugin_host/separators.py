@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.request import Prompt, SettingOptions
-from bridge.separation import ProgressCallback, Separation
+from bridge.separation import Progress, ProgressCallback, Separation
 
 
 class Separator(Protocol):
@@ -91,3 +91,73 @@ class SharedSeparator:
         with self._lock:
             self._current = None
             self._stack.close()
+
+
+class Reporting:
+    """A separator that also shows its progress to somebody else.
+
+    Parameters
+    ----------
+    separator
+        What computes.
+    show
+        Receives the progress of every job.
+    """
+
+    def __init__(self, separator: Separator, show: ProgressCallback) -> None:
+        self._separator = separator
+        self._show = show
+
+    def separate(
+        self,
+        mixture: NDArray[np.float32],
+        sample_rate: int,
+        prompts: Sequence[Prompt | str],
+        *,
+        progress: ProgressCallback | None = None,
+        **settings: Unpack[SettingOptions],
+    ) -> Separation:
+        """Separate a mixture; see `Separator.separate`."""
+
+        def both(news: Progress) -> None:
+            self._show(news)
+            if progress is not None:
+                progress(news)
+
+        return self._separator.separate(mixture, sample_rate, prompts, progress=both, **settings)
+
+
+class Remembering:
+    """A separator that gives its latest result again when it is asked the same.
+
+    Parameters
+    ----------
+    separator
+        What computes.
+    """
+
+    def __init__(self, separator: Separator) -> None:
+        self._separator = separator
+        self._asked: tuple[NDArray[np.float32], object] | None = None
+        self._result: Separation | None = None
+
+    def separate(
+        self,
+        mixture: NDArray[np.float32],
+        sample_rate: int,
+        prompts: Sequence[Prompt | str],
+        *,
+        progress: ProgressCallback | None = None,
+        **settings: Unpack[SettingOptions],
+    ) -> Separation:
+        """Separate a mixture; see `Separator.separate`."""
+        asked = (sample_rate, tuple(prompts), dict(settings))
+        if self._result is not None and self._asked is not None:
+            earlier, described = self._asked
+            if described == asked and np.array_equal(earlier, mixture):
+                return self._result
+        result = self._separator.separate(
+            mixture, sample_rate, prompts, progress=progress, **settings
+        )
+        self._asked, self._result = (mixture.copy(), asked), result
+        return result

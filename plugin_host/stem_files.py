@@ -64,7 +64,7 @@ def refuse_foreign_files(paths: Sequence[Path], tag: str, *, overwrite: bool) ->
         if path.is_dir():
             msg = f"{path} is a folder, but a stem of that name is to be written; choose another -o"
             raise InputError(msg)
-        if _drawn_by_us(path) if path.name == PICTURE else _comment(path) == tag:
+        if _drawn_by_us(path) if path.name == PICTURE else comment_of(path) == tag:
             continue
         msg = (
             f"{path} exists and was not made from the same audio, prompts and settings; "
@@ -78,7 +78,8 @@ def _drawn_by_us(path: Path) -> bool:
         return b"stembridge" in file.read(1024)
 
 
-def _comment(path: Path) -> str:
+def comment_of(path: Path) -> str:
+    """Return the comment field of an audio file; empty if it has none or is no audio file."""
     try:
         with soundfile.SoundFile(path) as file:
             return str(file.comment)

@@ -49,6 +49,7 @@ class Command:
 COMMANDS = (
     Command("separate", "separate", "Separate audio files into the stems you name."),
     Command("demo", "demo", "Separate the bundled mixture and show how well it went."),
+    Command("render", "render", "Render files through the chain of a preset."),
     Command("preset", "preset", "List, show, save and share presets."),
     Command("serve", "serve", "Run the sidecar."),
     Command("status", "serve", "Show what the server is doing."),
@@ -61,6 +62,7 @@ COMMANDS = (
     Command("jobs", "serve", "List the sidecar's jobs."),
     Command("cancel", "serve", "Cancel a job."),
     Command("logs", "serve", "Show the sidecar's log."),
+    Command("keys", "keys", "Manage the keys for servers on the network."),
     Command("models", "models", "List, check and export model bundles."),
 )
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from bridge.errors import InputError
 from bridge.request import Polarity, Prompt, SettingOptions, Span, is_safe_name
+from plugin_host.span_files import read_midi_spans
 
 
 def parse_prompt(text: str) -> Prompt:
@@ -80,6 +82,29 @@ def parse_span(text: str, polarity: Polarity) -> tuple[str | None, Span]:
         msg = f"{option} {text!r}: the span ends before it starts; give START:END with START < END"
         raise InputError(msg)
     return (name.strip() if at else None), span
+
+
+def parse_midi_spans(text: str, gap_s: float) -> list[tuple[str | None, Span]]:
+    """Read ``[NAME@]FILE.mid[:TRACK]`` and the notes in that file.
+
+    Returns
+    -------
+    As many as `parse_span` would give: the stem, or None for all, and a positive span.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or has no such track or no note.
+    """
+    name: str | None = None
+    rest = text
+    if "@" in text and not Path(text.rpartition(":")[0] or text).exists():
+        name, _, rest = text.partition("@")
+    path, track = Path(rest), None
+    if not path.exists() and ":" in rest:
+        head, _, tail = rest.rpartition(":")
+        path, track = Path(head), tail
+    return [(name, span) for span in read_midi_spans(path, track, gap_s)]
 
 
 def build_prompts(

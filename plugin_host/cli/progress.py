@@ -85,7 +85,8 @@ class _Lines:
         if progress.stage != self._stage:
             self._stage, self._next = progress.stage, 0.0
         share = progress.done / progress.total if progress.total else 0.0
-        if share < self._next:
+        began = self._next == 0.0
+        if share < self._next or not (began or progress.total > 1):
             return
         self._next = share - share % _LINE_EVERY + _LINE_EVERY
         count = f" {progress.done}/{progress.total}" if progress.total > 1 else ""

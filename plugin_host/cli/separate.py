@@ -9,14 +9,21 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from bridge.request import RESIDUAL, Prompt, SettingOptions
+from bridge.request import RESIDUAL, Prompt, SettingOptions, Span
 from bridge.separation import Report, Separation
 from bridge.validation import check_prompts, settings_from_options
 from plugin_host import riff
 from plugin_host.audio_files import Audio, AudioInfo, probe, read_audio
-from plugin_host.cli.arguments import build_prompts, build_settings, parse_prompt, parse_span
+from plugin_host.cli.arguments import (
+    build_prompts,
+    build_settings,
+    parse_midi_spans,
+    parse_prompt,
+    parse_span,
+)
 from plugin_host.cli.progress import ProgressDisplay
 from plugin_host.separators import Separator, open_separator
+from plugin_host.span_files import DEFAULT_GAP_S, prompts_from_labels, read_labels
 from plugin_host.stem_files import (
     PICTURE,
     StemPlan,
@@ -27,6 +34,7 @@ from plugin_host.stem_files import (
     write_stems,
 )
 from presets import Preset, find_preset
+from presets.recall import check_usable, differences
 
 DEFAULT_MODEL = "mini"
 DEFAULT_OUTPUT = Path("stembridge-out")
@@ -36,13 +44,29 @@ Subtype = Literal["float", "input"]
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all inputs of one call."""
+    """What is the same for all inputs of one call.
+
+    ``spans`` come from a session rather than from fingers: they may be longer than a file, which
+    then uses the part of them that it has.
+    """
 
     prompts: tuple[Prompt, ...]
+    spans: list[tuple[str | None, Span]]
     settings: SettingOptions
     model: str
     overwrite: bool
     plot: bool
+    preset: Preset
+
+    def prompts_for(self, info: AudioInfo) -> tuple[Prompt, ...]:
+        """Return the checked prompts for a file; InputError if one does not fit it."""
+        end_s = info.duration_s
+        inside = [
+            (name, Span(span.start_s, min(span.end_s, end_s), span.polarity))
+            for name, span in self.spans
+            if span.start_s < end_s
+        ]
+        return check_prompts(build_prompts(self.prompts, inside), end_s)
 
 
 def register(app: typer.Typer) -> None:
@@ -70,6 +94,19 @@ def separate(
     not_span: Annotated[
         list[str] | None,
         typer.Option(metavar="[NAME@]START:END", help="Seconds where it does not sound."),
+    ] = None,
+    span_midi: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME@]FILE.mid[:TRACK]", help="Where the notes of a MIDI file sound."
+        ),
+    ] = None,
+    span_gap: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Longest rest inside a span from MIDI.")
+    ] = DEFAULT_GAP_S,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Prompts and spans from Audacity's labels."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Prompts and settings from a preset.")
@@ -123,16 +160,24 @@ def separate(
         reconstruct=reconstruct,
     )
     settings_from_options(settings)
+    check_usable(chosen)
     spans = [parse_span(text, "+") for text in span or ()]
     spans += [parse_span(text, "-") for text in not_span or ()]
-    prompts = build_prompts(
-        [*chosen.prompts, *(parse_prompt(text) for text in prompt or ())], spans
+    named = [*chosen.prompts, *(parse_prompt(text) for text in prompt or ())]
+    loose = [found for text in span_midi or () for found in parse_midi_spans(text, span_gap)]
+    if labels is not None:
+        for labelled in prompts_from_labels(read_labels(labels)):
+            named.append(Prompt(labelled.text, labelled.name))
+            loose += [(labelled.stem, each) for each in labelled.spans]
+    prompts = build_prompts(named, spans)
+    build_prompts(prompts, loose)
+    job = Job(
+        prompts, loose, settings, model or chosen.model or DEFAULT_MODEL, overwrite, plot, chosen
     )
-    job = Job(prompts, settings, model or chosen.model or DEFAULT_MODEL, overwrite, plot)
 
     infos = [probe(path) for path in inputs]
     for info in infos:
-        check_prompts(prompts, info.duration_s)
+        job.prompts_for(info)
     plans = plan_tracks(infos, output, _file_subtype(subtype))
     reports = []
     with open_separator(job.model, in_process=in_process) as separator, ProgressDisplay() as bars:
@@ -156,8 +201,8 @@ def separate_file(
         The file is bad, a file is in the way, or the disk is full; nothing is written then.
     """
     mixture, info = read_audio(path)
-    tag = job_tag(mixture, info, job.prompts, {**job.settings, "model": job.model})
-    checked = check_prompts(job.prompts, info.duration_s)
+    checked = job.prompts_for(info)
+    tag = job_tag(mixture, info, checked, {**job.settings, "model": job.model})
     names = [*(prompt.stem for prompt in checked), RESIDUAL]
     targets = [plan.path(name) for name in names] + [plan.folder / PICTURE] * job.plot
     refuse_foreign_files(targets, tag, overwrite=job.overwrite)
@@ -177,10 +222,10 @@ def separate_file(
         metadata=riff.read_metadata(path),
         picture=_picture(info, mixture, checked, result) if job.plot else None,
     )
-    note = None
+    notes = differences(job.preset, result.report)
     if subtype != plan.subtype:
-        note = f"written as float32, since a stem would have clipped as {plan.subtype}"
-    return describe(info, files, result.report, plan.folder / PICTURE if job.plot else None, note)
+        notes.append(f"written as float32, since a stem would have clipped as {plan.subtype}")
+    return describe(info, files, result.report, plan.folder / PICTURE if job.plot else None, notes)
 
 
 def describe(
@@ -188,14 +233,14 @@ def describe(
     files: dict[str, Path],
     report: Report,
     picture: Path | None,
-    note: str | None,
+    notes: list[str],
 ) -> dict[str, Any]:
     """Return what ``--json`` prints for one input."""
     return {
         "input": str(info.path),
         "files": {name: str(path) for name, path in files.items()},
         "picture": None if picture is None else str(picture),
-        "note": note,
+        "notes": notes,
         **msgspec.to_builtins(report),
     }
 
@@ -231,8 +276,8 @@ def _tell(report: dict[str, Any]) -> None:
         f"{report['samples'] / report['sample_rate']:.1f} s of audio "
         f"({report['nfe']} evaluations, {report['provider']}){sums}"
     )
-    if report["note"]:
-        print(f"  note: {report['note']}")
+    for note in report["notes"]:
+        print(f"  note: {note}")
     for name, path in report["files"].items():
         print(f"  {name}: {path}")
     if report["picture"]:

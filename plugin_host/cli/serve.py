@@ -20,9 +20,9 @@ from bridge.control_messages import (
     Status,
 )
 from bridge.descriptors import JobInfo
-from bridge.endpoints import private_address
+from bridge.endpoints import Address, find_address
 from bridge.errors import InputError, ServerError
-from bridge.places import cache_directory, log_file, runtime_directory
+from bridge.places import cache_directory, has_ipc, log_file, runtime_directory
 
 Directory = Annotated[
     Path | None,
@@ -56,6 +56,12 @@ def serve(
         list[str] | None,
         typer.Option(metavar="cpu|cuda|...", help="Execution provider; repeat for more."),
     ] = None,
+    bind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT", help="Also serve holders of authorised keys; see keys."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Jobs computed at a time.")] = 1,
     cache: Annotated[Path | None, typer.Option(help="Disk store.", show_default=False)] = None,
     cache_limit: Annotated[float, typer.Option(metavar="GB", min=0.01, help="Its size.")] = 10.0,
@@ -79,6 +85,7 @@ def serve(
             idle_timeout_s=idle_timeout,
             grace_s=grace,
             workers=workers,
+            binds=tuple(bind or ()),
             console=True,
         )
     )
@@ -86,7 +93,7 @@ def serve(
 
 def status(*, directory: Directory = None, as_json: AsJson = False) -> None:
     """Show models, provider, memory, queue and cache of the running server."""
-    found = ask(private_address(runtime_directory(directory)), GetStatus(), Status)
+    found = ask(_address(directory), GetStatus(), Status)
     if as_json:
         print(json.dumps(msgspec.to_builtins(found)))
         return
@@ -108,12 +115,12 @@ def status(*, directory: Directory = None, as_json: AsJson = False) -> None:
 
 def stop(*, directory: Directory = None) -> None:
     """Stop the running server."""
-    ask(private_address(runtime_directory(directory)), Shutdown(), Ok)
+    ask(_address(directory), Shutdown(), Ok)
 
 
 def jobs(*, directory: Directory = None, as_json: AsJson = False) -> None:
     """List what runs, waits and is over."""
-    found = ask(private_address(runtime_directory(directory)), GetJobs(), Jobs).jobs
+    found = ask(_address(directory), GetJobs(), Jobs).jobs
     if as_json:
         print(json.dumps(msgspec.to_builtins(found)))
         return
@@ -127,7 +134,7 @@ def cancel(
     directory: Directory = None,
 ) -> None:
     """Cancel a job for everybody who waits for it."""
-    address = private_address(runtime_directory(directory))
+    address = _address(directory)
     found = [
         job.key
         for job in ask(address, GetJobs(), Jobs).jobs
@@ -147,7 +154,7 @@ def logs(
     """Show the newest log records, also of a server that is gone."""
     place = runtime_directory(directory)
     try:
-        for line in ask(private_address(place), GetLogs(lines=lines), Logs).lines:
+        for line in ask(find_address(place, ipc=has_ipc()), GetLogs(lines=lines), Logs).lines:
             print(line)
     except ServerError:
         path = log_file(place)
@@ -156,6 +163,10 @@ def logs(
         with path.open(encoding="utf-8") as file:
             for line in file.readlines()[-lines:]:
                 print(line, end="")
+
+
+def _address(directory: Path | None) -> Address:
+    return find_address(runtime_directory(directory), ipc=has_ipc())
 
 
 def _line(job: JobInfo) -> str:

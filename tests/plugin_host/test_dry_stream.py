@@ -106,7 +106,7 @@ def test_a_killed_sidecar_makes_dry_audio_and_a_new_one_recovers(sidecar, client
     sidecar.kill()
     player.play(lambda: chain.dry_reason is not None)
     first_dry = player.given
-    player.play(lambda: player.given > first_dry + RATE)
+    player.play(lambda: player.given > first_dry + 2 * RATE)
     reason = chain.dry_reason
     dry = player.given
 
