@@ -36,7 +36,7 @@ def ask(address: Address, question: Message, kind: type[M], timeout_s: float = 3
     StembridgeError
         What the server answered, if it refused.
     """
-    with zmq.Context() as context, dealer(context) as socket:
+    with zmq.Context() as context, dealer(context, address) as socket:
         with socket.get_monitor_socket(zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED) as monitor:
             socket.connect(address.control)
             socket.send_multipart(encode(question))

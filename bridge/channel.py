@@ -11,6 +11,7 @@ from bridge.control_messages import Ping, Pong, Welcome
 from bridge.endpoints import Address
 from bridge.errors import ProtocolError, from_code
 from bridge.exchange import Outgoing
+from bridge.keys import KeyPair
 from bridge.messages import Failed, Joined, Message
 from bridge.protocol import HEARTBEAT_S, SILENCE_S, Buffer, decode, encode
 from bridge.sockets import dealer
@@ -28,9 +29,14 @@ class Channel:
     """One connection to one server: the two sockets, their monitors and the heartbeat."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], address: Address, inbox: int
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: Address,
+        identity: KeyPair | None,
+        inbox: int,
     ) -> None:
         self._context = context
+        self._identity = identity
         self._address = address
         self._inbox = inbox
         self._poller = zmq.Poller()
@@ -55,7 +61,7 @@ class Channel:
             monitor.close()
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
-        socket = dealer(self._context)
+        socket = dealer(self._context, self._address, self._identity)
         monitor = socket.get_monitor_socket(_EVENTS)
         self._monitors.append(monitor)
         self._poller.register(monitor, zmq.POLLIN)

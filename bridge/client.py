@@ -22,6 +22,7 @@ from bridge.endpoints import Address
 from bridge.errors import StembridgeError
 from bridge.exchange import Exchange
 from bridge.handle import JobHandle
+from bridge.keys import KeyRing, check_key
 from bridge.link import Link
 from bridge.local import LocalSidecar, Place, Remote
 from bridge.messages import Attach, Submit
@@ -105,11 +106,37 @@ class Client:
         endpoint: str,
         model: str = "mini",
         *,
+        server_key: str | None = None,
+        keys: Path | None = None,
         timeout_s: float = 300.0,
         connect_timeout_s: float = 20.0,
     ) -> Client:
-        """Use a server that runs somewhere, at the endpoint that it was bound to."""
-        place = Remote(Address(endpoint))
+        """Use a server that runs somewhere.
+
+        Parameters
+        ----------
+        endpoint : str
+            Where it was bound: ``tcp://HOST:PORT``.
+        model : str
+            Name of a model that it has.
+        server_key : str or None
+            Its public key, as ``stembridge keys list`` shows there. This user's own key must be
+            authorised by the server.
+        keys : Path or None
+            Directory of this user's keys, if not the usual one.
+        timeout_s, connect_timeout_s : float
+            See `Client`.
+
+        Raises
+        ------
+        InputError
+            If the server's key is none, or this user has no key.
+        """
+        identity = None
+        if server_key is not None:
+            check_key(server_key)
+            identity = KeyRing(keys).identity()
+        place = Remote(Address(endpoint, server_key=server_key), identity)
         reference = ModelRef(model)
         return cls(place, reference, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
 

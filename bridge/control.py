@@ -16,6 +16,7 @@ import psutil
 import zmq
 from msgspec.structs import fields
 
+from bridge.bindings import Binding
 from bridge.catalogue import Catalogue
 from bridge.control_messages import (
     Bye,
@@ -35,7 +36,6 @@ from bridge.control_messages import (
 )
 from bridge.descriptors import Limits
 from bridge.desk import Desk
-from bridge.endpoints import Binding
 from bridge.errors import InputError, ProtocolError, StembridgeError
 from bridge.inbox import Inbox
 from bridge.logs import LogMemory, log
@@ -59,6 +59,8 @@ class Control:
     ----------
     bindings : list of Binding
         Their control sockets belong to the thread from now on.
+    allows : callable
+        Says whether the holder of a key is still let in.
     service, desk, sessions, catalogue, store, limits, memory
         What it speaks about.
     server_id : str
@@ -73,6 +75,7 @@ class Control:
         self,
         *,
         bindings: list[Binding],
+        allows: Callable[[str], bool],
         service: Service,
         desk: Desk,
         sessions: Sessions,
@@ -85,6 +88,7 @@ class Control:
         stop: Callable[[], None],
     ) -> None:
         self._bindings = bindings
+        self._allows = allows
         self._service = service
         self._desk = desk
         self._catalogue = catalogue
@@ -126,6 +130,9 @@ class Control:
         if received is None:
             return
         identity, frames, user = received
+        if not binding.local and not self._allows(user):
+            self._revoked(user)
+            return
         try:
             message, _ = decode(frames)
             answer = self._answer(binding, user, message)
@@ -140,6 +147,13 @@ class Control:
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
+
+    def _revoked(self, user: str) -> None:
+        """End the sessions of somebody whose key was revoked; no answer."""
+        with self._service.lock:
+            for session_id in self._sessions.of(user):
+                self._desk.end_session(session_id)
+        self._wake()
 
     def _answer(self, binding: Binding, user: str, message: Message) -> Message:
         answer: Message
@@ -252,5 +266,5 @@ class Control:
                 cache_bytes=cache_bytes,
                 cache_limit_bytes=self._store.limit_bytes,
                 cache_entries=entries,
-                endpoints=tuple(binding.endpoint for binding in self._bindings),
+                endpoints=tuple(binding.address.control for binding in self._bindings),
             )

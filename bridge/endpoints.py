@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import zmq
+import msgspec
 from msgspec import Struct
 
 from bridge.errors import InputError
 
+ADDRESS_FILE: Final = "server.json"
 _TCP: Final = re.compile(r"tcp://(\[[^\]]+\]|[^:/]+):(\d+|\*)")
 
 
@@ -27,11 +27,14 @@ class Address(Struct, frozen=True):
         That of the job channel; None if the server's greeting tells its port.
     token : str or None
         Password where a loopback port stands in for a private socket.
+    server_key : str or None
+        Public CURVE key of a server that asks for keys.
     """
 
     control: str
     jobs: str | None = None
     token: str | None = None
+    server_key: str | None = None
 
     def jobs_endpoint(self, port: int | None) -> str:
         """Return the endpoint of the job channel, given the port in the greeting."""
@@ -44,6 +47,20 @@ class Address(Struct, frozen=True):
 def private_address(directory: Path) -> Address:
     """Return the ipc address of the sidecar with that runtime directory."""
     return Address(f"ipc://{directory}/control.sock", f"ipc://{directory}/jobs.sock")
+
+
+def find_address(directory: Path, *, ipc: bool) -> Address:
+    """Return where the sidecar with that runtime directory listens.
+
+    Without ipc its ports and its password are in a file in the directory; if there is none yet,
+    the address is one at which nobody answers.
+    """
+    if ipc:
+        return private_address(directory)
+    try:
+        return msgspec.json.decode((directory / ADDRESS_FILE).read_bytes(), type=Address)
+    except (OSError, msgspec.MsgspecError):
+        return Address("tcp://127.0.0.1:1", "tcp://127.0.0.1:1")
 
 
 def tcp_address(endpoint: str) -> tuple[str, str]:
@@ -68,29 +85,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-@dataclass(frozen=True)
-class Binding:
-    """A pair of a server's sockets, bound.
-
-    Attributes
-    ----------
-    index : int
-        Place among the server's bindings.
-    control, jobs : zmq.Socket
-        ROUTER sockets.
-    endpoint : str
-        Where the control socket is bound.
-    jobs_port : int or None
-        Port of the job socket if it is a TCP one.
-    local : bool
-        Whether only the user of this machine can reach it.
-    """
-
-    index: int
-    control: zmq.Socket[bytes]
-    jobs: zmq.Socket[bytes]
-    endpoint: str
-    jobs_port: int | None
-    local: bool

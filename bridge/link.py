@@ -87,7 +87,8 @@ class Link:
     def _attempt(self, context: zmq.Context[zmq.Socket[bytes]]) -> str:
         """Connect, and stay connected as long as it goes; returns why it ended."""
         try:
-            with Channel(context, self._place.address(), self._inbox.fileno()) as channel:
+            address, identity = self._place.address(), self._place.identity()
+            with Channel(context, address, identity, self._inbox.fileno()) as channel:
                 self._converse(channel)
             return "closed"
         except Lost as lost:

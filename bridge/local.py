@@ -12,10 +12,11 @@ from typing import Final, Protocol
 from bridge.bundle import find_bundle, list_bundles
 from bridge.catalogue import register
 from bridge.descriptors import ModelRef
-from bridge.endpoints import Address, private_address
+from bridge.endpoints import Address, find_address
 from bridge.errors import ServerError
+from bridge.keys import KeyPair
 from bridge.lockfile import LockFile
-from bridge.places import cache_directory, models_directory, runtime_directory
+from bridge.places import cache_directory, has_ipc, models_directory, runtime_directory
 
 _RETRY_S: Final = 0.5
 
@@ -25,6 +26,10 @@ class Place(Protocol):
 
     def address(self) -> Address:
         """Return where to look."""
+        ...
+
+    def identity(self) -> KeyPair | None:
+        """Return the key to show, if the server asks for one."""
         ...
 
     def missing(self) -> None:
@@ -39,12 +44,17 @@ class Place(Protocol):
 class Remote:
     """A server that somebody else runs."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, identity: KeyPair | None = None) -> None:
         self._address = address
+        self._identity = identity
 
     def address(self) -> Address:
         """Return the address that was given."""
         return self._address
+
+    def identity(self) -> KeyPair | None:
+        """Return the key that was given."""
+        return self._identity
 
     def missing(self) -> None:
         """Do nothing: it may come back."""
@@ -62,6 +72,8 @@ class LocalSidecar:
         Its runtime directory and its disk store, by default the user's; see `bridge.places`.
     idle_timeout_s : float
         A sidecar started here leaves after so long without clients and jobs.
+    ipc : bool or None
+        Whether it is reached through ipc sockets or loopback ports; None: as the system allows.
     """
 
     def __init__(
@@ -69,7 +81,10 @@ class LocalSidecar:
         directory: Path | None = None,
         cache: Path | None = None,
         idle_timeout_s: float = 600.0,
+        *,
+        ipc: bool | None = None,
     ) -> None:
+        self._ipc = has_ipc() if ipc is None else ipc
         self.directory = runtime_directory(directory)
         self._cache = cache_directory(cache)
         self._idle_timeout_s = idle_timeout_s
@@ -79,7 +94,10 @@ class LocalSidecar:
 
     def address(self) -> Address:
         """Return the address of its private sockets."""
-        return private_address(self.directory)
+        return find_address(self.directory, ipc=self._ipc)
+
+    def identity(self) -> None:
+        """Return none: who may open the directory is let in."""
 
     def missing(self) -> None:
         """Start it, unless somebody is doing so.
@@ -124,6 +142,7 @@ class LocalSidecar:
             *("--directory", str(self.directory)),
             *("--cache", str(self._cache)),
             *("--idle-timeout", str(self._idle_timeout_s)),
+            *([] if self._ipc else ["--no-ipc"]),
             "--detach",
         ]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

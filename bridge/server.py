@@ -22,28 +22,29 @@ from typing import Final
 import msgspec
 import zmq
 
+from bridge.bindings import Binding, Door
 from bridge.catalogue import Catalogue
 from bridge.control import PACKAGE, Control
 from bridge.descriptors import Limits
 from bridge.desk import Desk
-from bridge.endpoints import Binding, private_address
+from bridge.endpoints import ADDRESS_FILE
 from bridge.errors import ServerError, StembridgeError
 from bridge.inbox import Inbox
+from bridge.keys import KeyRing
 from bridge.lockfile import LockFile
 from bridge.logs import log, set_up
 from bridge.messages import Failed, JobProgress, Message, Partial
-from bridge.places import log_file, models_directory
+from bridge.places import has_ipc, log_file, models_directory
 from bridge.pool import Pool
 from bridge.protocol import Buffer, decode, encode
 from bridge.service import Service
 from bridge.sessions import Peer, Sessions
-from bridge.sockets import receive_frames, router
+from bridge.sockets import receive_frames
 from bridge.spool import Spool
 from bridge.store import Store
 from bridge.tasks import Event
 
 LOCK: Final = "server.lock"
-ADDRESS: Final = "server.json"
 _TICK_S: Final = 0.1
 _BURST: Final = 64
 
@@ -69,6 +70,12 @@ class ServerConfig:
         How long a silent client's jobs go on.
     workers : int
         Jobs computed at a time.
+    binds : tuple of str
+        Endpoints ``tcp://HOST:PORT`` for holders of authorised keys.
+    keys : Path or None
+        Directory of the keys, if not the user's.
+    ipc : bool
+        Whether this user's clients come through ipc sockets, or through loopback ports.
     limits : Limits
         Per client.
     console : bool
@@ -83,6 +90,9 @@ class ServerConfig:
     idle_timeout_s: float | None = None
     grace_s: float = 10.0
     workers: int = 1
+    binds: tuple[str, ...] = ()
+    keys: Path | None = None
+    ipc: bool = field(default_factory=has_ipc)
     limits: Limits = field(default_factory=Limits)
     console: bool = False
 
@@ -128,7 +138,9 @@ class Server:
             limits=config.limits,
             send=self._send,
         )
-        self._bindings = [self._bind_private()]
+        self._door = Door(self._context, KeyRing(config.keys))
+        self._bindings = [self._door.bind_private(config.directory, ipc=config.ipc)]
+        self._bindings += [self._door.bind_remote(endpoint) for endpoint in config.binds]
 
     def stop(self) -> None:
         """Make `run` return; safe from any thread and from a signal handler."""
@@ -138,10 +150,12 @@ class Server:
     def run(self) -> None:
         """Serve until stopped, or idle for too long."""
         config = self._config
-        pool = Pool(f"ipc://{config.directory}/workers.sock", config.workers, self._post_event)
+        endpoint = f"ipc://{config.directory}/workers.sock" if config.ipc else "tcp://127.0.0.1:*"
+        pool = Pool(endpoint, config.workers, self._post_event)
         self._service.workers = pool
         control = Control(
             bindings=self._bindings,
+            allows=self._door.allows,
             service=self._service,
             desk=self._desk,
             sessions=self._sessions,
@@ -154,16 +168,17 @@ class Server:
             stop=self.stop,
         )
         self._announce()
-        log("started", pid=os.getpid(), endpoint=self._bindings[0].endpoint, version=PACKAGE)
+        log("started", pid=os.getpid(), endpoints=self._endpoints(), version=PACKAGE)
         try:
             with self._service.lock:
                 self._service.resume_kept()
             self._serve()
         finally:
-            (config.directory / ADDRESS).unlink(missing_ok=True)
+            (config.directory / ADDRESS_FILE).unlink(missing_ok=True)
             control.close()
             pool.close()
             self._spool.close()
+            self._door.close()
             for binding in self._bindings:
                 binding.jobs.close()
             self._context.term()
@@ -171,22 +186,16 @@ class Server:
             log("stopped")
             self._lock.release()
 
-    def _bind_private(self) -> Binding:
-        address = private_address(self._config.directory)
-        control, jobs = router(self._context), router(self._context)
-        try:
-            control.bind(address.control)
-            jobs.bind(str(address.jobs))
-        except zmq.ZMQError as error:
-            raise ServerError(f"cannot listen at {address.control}: {error}") from error
-        return Binding(0, control, jobs, address.control, None, local=True)
+    def _endpoints(self) -> list[str]:
+        return [binding.address.control for binding in self._bindings]
 
     def _announce(self) -> None:
         """Tell clients where the server is; the file appears whole or not at all."""
-        address = private_address(self._config.directory)
-        path = self._config.directory / ADDRESS
+        path = self._config.directory / ADDRESS_FILE
         partial_path = path.with_suffix(".new")
-        partial_path.write_bytes(msgspec.json.encode(address))
+        partial_path.unlink(missing_ok=True)
+        partial_path.touch(mode=0o600)
+        partial_path.write_bytes(msgspec.json.encode(self._bindings[0].address))
         partial_path.replace(path)
 
     def _send(self, peer: Peer, message: Message, payload: Buffer | None) -> None:

@@ -111,6 +111,11 @@ class Sessions:
                 self._by_peer.pop(session.peer, None)
             return session
 
+    def of(self, owner: str) -> list[str]:
+        """List the sessions of an owner."""
+        with self._lock:
+            return [one.id for one in self._sessions.values() if one.owner == owner]
+
     def gone(self) -> list[str]:
         """List the sessions that have been silent for longer than the grace time."""
         limit = time.monotonic() - self.grace_s

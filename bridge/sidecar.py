@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--grace", type=float, default=10.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache-limit", type=int, default=10 << 30, help="bytes")
+    parser.add_argument("--no-ipc", action="store_true", help="loopback ports and a password")
+    parser.add_argument("--model", type=Path, action="append", default=[], help="bundle")
+    parser.add_argument("--bind", action="append", default=[], help="tcp://HOST:PORT")
     parser.add_argument("--detach", action="store_true")
     arguments = parser.parse_args(argv)
     if arguments.detach and sys.platform != "win32":
@@ -29,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os._exit(0)
         os.setsid()
 
+    from bridge.places import has_ipc
     from bridge.server import AlreadyRunning, ServerConfig, serve
 
     config = ServerConfig(
@@ -38,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         idle_timeout_s=arguments.idle_timeout,
         grace_s=arguments.grace,
         workers=arguments.workers,
+        models=tuple(arguments.model),
+        binds=tuple(arguments.bind),
+        ipc=has_ipc() and not arguments.no_ipc,
     )
     try:
         serve(config)

@@ -6,8 +6,12 @@ from typing import Final
 
 import zmq
 
+from bridge.endpoints import Address
+from bridge.errors import InputError
+from bridge.keys import KeyPair
 from bridge.protocol import MAX_FRAME_BYTES, Buffer
 
+USER: Final = "stembridge"
 _MOST_FRAMES: Final = 3
 
 
@@ -23,13 +27,30 @@ def router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
     return socket
 
 
-def dealer(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    """Make a client's socket. It does not reconnect: what was under way must be asked anew."""
+def dealer(
+    context: zmq.Context[zmq.Socket[bytes]], address: Address, identity: KeyPair | None = None
+) -> zmq.Socket[bytes]:
+    """Make a client's socket. It does not reconnect: what was under way must be asked anew.
+
+    Raises
+    ------
+    InputError
+        If the server asks for a key and none is given.
+    """
     socket = context.socket(zmq.DEALER)
     socket.linger = 0
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.RECONNECT_IVL, -1)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
+    if address.server_key is not None:
+        if identity is None:
+            raise InputError("the server asks for a key; make one with: stembridge keys new")
+        socket.setsockopt_string(zmq.CURVE_SERVERKEY, address.server_key)
+        socket.setsockopt_string(zmq.CURVE_PUBLICKEY, identity.public)
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, identity.secret)
+    elif address.token is not None:
+        socket.setsockopt_string(zmq.PLAIN_USERNAME, USER)
+        socket.setsockopt_string(zmq.PLAIN_PASSWORD, address.token)
     return socket
 
 
