@@ -1,0 +1,220 @@
+"""Training examples: random mixtures of pool stems, as latents, with prompts and spans.
+
+Mixing happens in the codec's own domain, where it is linear: gains and smooth equalisers are
+products with the coefficients, and levels are read from frame energies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnx_export.lapped import LappedCodec
+from onnx_export.mini import MiniConfig
+from onnx_export.training.config import DataConfig
+from onnx_export.training.families import FAMILIES, MAIN_FAMILIES
+from onnx_export.training.stem_pool import StemPool
+
+#: Mixtures have this RMS (-20 dBFS), give or take `LEVEL_JITTER_DB`.
+MIXTURE_RMS = 0.1
+LEVEL_JITTER_DB = (-9.0, 5.0)
+#: Spans follow the paper: below -40 dBFS is silence, and a stretch lasts at least 250 ms.
+SILENCE_RMS = 0.01
+MIN_SPAN_S = 0.25
+#: A stem whose loudest frame has less mean square than this (-46 dBFS) is at rest.
+AT_REST = 2.5e-5
+NOT_MUSIC = frozenset({"speech", "noise", "hum", "siren", "clicks"})
+_TEMPLATES = (
+    "the {}", "{} track", "{} stem", "{} sound", "isolated {}", "only {}", "{} part",
+    "just the {}", "solo {}", "{} in the mix", "sound of {}", "{} playing",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples ready for the network.
+
+    Attributes
+    ----------
+    mixture : Tensor, shape (B, T, C)
+        Unscaled latents (divide by the codec's scale).
+    target : Tensor, shape (B, T, C)
+        Unscaled latents of what the prompt names; the rest is ``mixture - target``.
+    spans : Tensor of int64, shape (B, T)
+    prompts : list of str
+    families : list of str
+        The family each prompt names.
+    """
+
+    mixture: Tensor
+    target: Tensor
+    spans: Tensor
+    prompts: list[str]
+    families: list[str]
+
+
+def equaliser_curve(rng: np.random.Generator, channels: int) -> NDArray[np.float32]:
+    """Smooth random gain over the channels: a tilt and three slow cosines in log frequency."""
+    octave = np.log2(1 + np.arange(channels) / 4) / np.log2(1 + channels / 4)
+    curve_db = rng.normal(0, 4) * (octave - 0.5)
+    for waves in (1, 2, 3):
+        curve_db = curve_db + rng.normal(0, 2.5) * np.cos(
+            np.pi * waves * octave + rng.uniform(0, 2 * np.pi)
+        )
+    return np.asarray(10 ** (np.clip(curve_db, -15, 10) / 20), np.float32)
+
+
+def stretches(active: NDArray[np.bool_], shortest: int) -> NDArray[np.bool_]:
+    """Close gaps and drop stretches shorter than ``shortest`` frames."""
+    result = active.copy()
+    for value in (False, True):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], result == value, [False]])))
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            if stop - start < shortest:
+                result[start:stop] = not value
+    return result
+
+
+def span_ids(
+    rng: np.random.Generator, energy: NDArray[np.float32], frames_per_s: float
+) -> NDArray[np.int64]:
+    """Spans as a user would mark them: where the target sounds, with edges not quite exact.
+
+    Parameters
+    ----------
+    energy : ndarray, shape (T,)
+        Mean square of the target per frame.
+    """
+    shortest = max(1, round(MIN_SPAN_S * frames_per_s))
+    active = stretches(energy > SILENCE_RMS**2, shortest)
+    ids = np.zeros(len(active), np.int64)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]])))
+    slack = max(1, shortest // 3)
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        lo, hi = start + rng.integers(-slack, slack + 1), stop + rng.integers(-slack, slack + 1)
+        ids[max(0, lo) : max(0, hi)] = 1
+    if rng.random() < 0.3:
+        ids[~active & (ids == 0)] = 2
+    return ids
+
+
+class Mixer:
+    """Draw batches from a stem pool.
+
+    Parameters
+    ----------
+    pool : StemPool
+        Stems by family and song.
+    model : MiniConfig
+        Rates and sizes.
+    data : DataConfig
+        Shares and ranges.
+    """
+
+    def __init__(self, pool: StemPool, model: MiniConfig, data: DataConfig) -> None:
+        self.pool, self.data = pool, data
+        self.hop = model.hop_length
+        self.rate = model.sample_rate
+        self.frames = round(data.crop_s * model.sample_rate / model.hop_length)
+        self.codec = LappedCodec(model.hop_length, model.latent_channels)
+
+    def _weights(self, families: list[str]) -> NDArray[np.float64]:
+        weights = np.array([1.0 if f in MAIN_FAMILIES else self.data.extra_families
+                            for f in families])  # fmt: skip
+        return weights / weights.sum()
+
+    def _sources(self, rng: np.random.Generator) -> list[tuple[str, Path]]:
+        """Choose stems of different families, of one song or of any."""
+        count = int(rng.integers(self.data.min_sources, self.data.max_sources + 1))
+        if rng.random() < self.data.same_song:
+            by_family = self.pool.song(rng)
+        else:
+            by_family = {name: self.pool.any_stem(rng, name) for name in self.pool.families}
+        names = sorted(by_family)
+        chosen = rng.choice(
+            len(names), size=min(count, len(names)), replace=False, p=self._weights(names)
+        )
+        return [(names[i], by_family[names[i]]) for i in chosen]
+
+    def _crop(self, rng: np.random.Generator, paths: list[Path]) -> NDArray[np.float32]:
+        """Cut the same stretch from stems of one song, played at one random speed."""
+        length = self.frames * self.hop
+        speed = rng.uniform(0.86, 1.16) if rng.random() < self.data.varispeed else 1.0
+        needed = int(np.ceil(length * speed)) + 1
+        place = rng.random()
+        out = np.zeros((len(paths), length), np.float32)
+        for row, path in enumerate(paths):
+            stem = np.load(path, mmap_mode="r")
+            start = int(place * max(0, len(stem) - needed))
+            piece = stem[start : start + needed].astype(np.float32) / 32768
+            if speed != 1.0:
+                at = np.arange(length, dtype=np.float32) * np.float32(speed)
+                piece = np.interp(at, np.arange(len(piece)), piece, right=0).astype(np.float32)
+            out[row, : min(length, len(piece))] = piece[:length]
+        return out
+
+    def _mixture(self, rng: np.random.Generator) -> tuple[list[str], Tensor]:
+        """One mixture's stems as unscaled latents, (sources, T, C), none of them silent."""
+        for _ in range(20):
+            chosen = self._sources(rng)
+            wav = self._crop(rng, [path for _, path in chosen])
+            latents = self.codec.encode(torch.from_numpy(wav)[:, None])
+            for row, (name, _) in enumerate(chosen):
+                if rng.random() < self.data.equaliser:
+                    latents[row] *= torch.from_numpy(
+                        equaliser_curve(rng, latents.shape[-1])
+                    )
+                energy = latents[row].pow(2).sum(-1) / self.hop
+                active = energy > energy.max() * 1e-3
+                # A stem at rest is left out: raising its tail to full level teaches noise.
+                rms = float(energy[active].mean().sqrt()) if energy.max() > AT_REST else 0.0
+                half = (self.data.other_level_db if name in NOT_MUSIC
+                        else self.data.music_level_db)  # fmt: skip
+                gain = 10 ** (rng.uniform(-half, half) / 20) / rms if rms else 0.0
+                latents[row] *= gain * rng.choice([-1.0, 1.0])
+            sounding = [i for i in range(len(chosen)) if float(latents[i].abs().max()) > 0]
+            if len(sounding) >= self.data.min_sources:
+                latents = latents[sounding]
+                rms = float((latents.sum(0).pow(2).sum(-1) / self.hop).mean().sqrt())
+                level = MIXTURE_RMS * 10 ** (rng.uniform(*LEVEL_JITTER_DB) / 20)
+                return [chosen[i][0] for i in sounding], latents * (level / max(rms, 1e-4))
+        raise ValueError("the stem pool has too few sounding stems to mix")
+
+    def prompt(self, rng: np.random.Generator, family: str) -> str:
+        """Choose one of the family's training phrasings, sometimes inside a template."""
+        phrase = str(rng.choice(FAMILIES[family].phrasings))
+        return str(rng.choice(_TEMPLATES)).format(phrase) if rng.random() < 0.25 else phrase
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        """Draw ``size`` examples, two prompts to each mixture."""
+        mixtures, targets, spans, prompts, families = [], [], [], [], []
+        while len(prompts) < size:
+            names, stems = self._mixture(rng)
+            mixture = stems.sum(0)
+            for index in rng.permutation(len(names))[:2]:
+                family, target = names[index], stems[index]
+                if rng.random() < self.data.absent:
+                    others = sorted(set(self.pool.families) - set(names))
+                    family = str(rng.choice(others, p=self._weights(others)))
+                    target = torch.zeros_like(target)
+                energy = (target.pow(2).sum(-1) / self.hop).numpy()
+                ids = np.zeros(self.frames, np.int64)
+                if rng.random() < self.data.spans:
+                    ids = span_ids(rng, energy, self.rate / self.hop)
+                mixtures.append(mixture)
+                targets.append(target)
+                spans.append(torch.from_numpy(ids))
+                families.append(family)
+                prompts.append(self.prompt(rng, family))
+        return Batch(
+            torch.stack(mixtures[:size]),
+            torch.stack(targets[:size]),
+            torch.stack(spans[:size]),
+            prompts[:size],
+            families[:size],
+        )

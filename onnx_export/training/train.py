@@ -1,0 +1,300 @@
+"""The training loop: resumable, seeded, on one GPU or on several single-threaded CPU processes.
+
+On CPU every operation of a multi-threaded network ends in a barrier, which costs more than the
+network when the cores have other work; processes that meet once a step do not. Matrix products
+run in bfloat16 (autocast), weights and optimiser stay in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnx_export.mini import MiniModel
+from onnx_export.training.config import Recipe
+from onnx_export.training.families import FAMILIES
+from onnx_export.training.mixing import Batch, Mixer
+from onnx_export.training.objective import (
+    draw_times,
+    interpolate,
+    objective,
+    relative_error,
+    si_sdr_db,
+)
+from onnx_export.training.stem_pool import StemPool
+from onnx_export.training.vocabulary import tokenise, train_tokenizer
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+VALIDATION_ITEMS = 128
+REFRESH_EVERY = 200
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Warm up, hold, then fall linearly to zero over the last `decay` share of the steps."""
+    train = recipe.train
+    left = (train.steps - step) / max(1.0, train.decay * train.steps)
+    return train.rate * min(1.0, (step + 1) / train.warmup, max(0.0, left))
+
+
+class Trainer:
+    """One process of a training run.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to train and how.
+    pool : Path
+        The stem pool.
+    out : Path
+        The run's directory: checkpoint, tokenizer and log.
+    rank, world : int
+        This process and how many there are.
+    """
+
+    def __init__(self, recipe: Recipe, pool: Path, out: Path, rank: int, world: int) -> None:
+        self.recipe, self.out, self.rank, self.world = recipe, out, rank, world
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            torch.set_num_threads(1 if world > 1 else os.cpu_count() or 1)
+        phrases = [phrase for family in FAMILIES.values() for phrase in family.phrasings]
+        self.tokenizer = train_tokenizer(phrases, recipe.model.text.vocab_size)
+        torch.manual_seed(recipe.train.seed)
+        self.model = MiniModel(recipe.model)
+        self.stems = StemPool(pool, "train")
+        self.mixer = Mixer(self.stems, recipe.model, recipe.data)
+        self.held_out = Mixer(StemPool(pool, "valid"), recipe.model, recipe.data)
+        self.model.codec.scale.copy_(self._measure_scale())
+        self.model.to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimisers = self._optimisers()
+        self.step = 0
+        if (out / CHECKPOINT).exists():
+            self._resume()
+        self.clean = self.model.velocity.clean
+        if recipe.train.compile:
+            # Block by block: equal blocks share one compilation.
+            for layer in self.model.velocity.transformer.layers:
+                layer.compile(dynamic=False)
+
+    def _measure_scale(self) -> Tensor:
+        """Standard deviation per channel over seeded training mixtures."""
+        batch = self.mixer.batch(np.random.default_rng(self.recipe.train.seed), 512)
+        return batch.mixture.pow(2).mean((0, 1)).sqrt()
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        train = self.recipe.train
+        params = dict(self.model.named_parameters())
+        inner = {n for n, p in params.items() if ".layers." in n and p.ndim == 2
+                 and "scale_shift" not in n}  # fmt: skip
+        matrices = inner if train.optimiser == "muon" else set()
+        decayed = [p for n, p in params.items() if n not in matrices and p.ndim >= 2]
+        plain = [p for n, p in params.items() if n not in matrices and p.ndim < 2]
+        groups = [
+            {"params": decayed, "weight_decay": train.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        result: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=train.rate, betas=(0.9, 0.98))
+        ]
+        if matrices:
+            result.append(
+                torch.optim.Muon(
+                    [params[n] for n in sorted(matrices)],
+                    lr=train.rate,
+                    weight_decay=train.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        return result
+
+    def _resume(self) -> None:
+        state = torch.load(self.out / CHECKPOINT, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step = int(state["step"])
+
+    def save(self) -> None:
+        """Write the checkpoint under a temporary name, then rename it."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "step": self.step,
+        }
+        temporary = self.out / (CHECKPOINT + ".part")
+        torch.save(state, temporary)
+        temporary.replace(self.out / CHECKPOINT)
+
+    def _to_network(
+        self, batch: Batch, model: MiniModel
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        scale = model.codec.scale
+        mixture, target = batch.mixture.to(self.device), batch.target.to(self.device)
+        ids, mask = tokenise(self.tokenizer, batch.prompts, self.recipe.model.text.max_tokens)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        text = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return mixture / scale, target / scale, text, mask, batch.spans.to(self.device)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Objective of one batch."""
+        train = self.recipe.train
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            mixture, target, text, mask, spans = self._to_network(batch, self.model)
+            t = draw_times(len(mixture), train.at_zero, generator).to(self.device)
+            clean = torch.cat([target, mixture - target], dim=-1)
+            noise = torch.randn(clean.shape, generator=generator).to(self.device)
+            predicted = self.clean(
+                interpolate(clean, noise, t), t, mixture, text.float(), mask, spans
+            )
+        weight = self.model.codec.scale / self.model.codec.scale.mean()
+        return objective(relative_error(predicted, target, mixture, weight), train.loss_floor)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, Any]:
+        """Improvement in SI-SDR on mixtures of held-out timbres, one evaluation from t = 0."""
+        rng = np.random.default_rng(0)
+        gains: dict[str, list[float]] = defaultdict(list)
+        for _ in range(VALIDATION_ITEMS // 16):
+            batch = self.held_out.batch(rng, 16)
+            mixture, target, text, mask, spans = self._to_network(batch, self.average)
+            zero = torch.zeros(len(mixture), device=self.device)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                state = torch.zeros(*mixture.shape[:2], 2 * mixture.shape[2], device=self.device)
+                predicted = self.average.velocity.clean(state, zero, mixture, text, mask, spans)
+            scale = self.average.codec.scale
+            estimate = predicted[..., : mixture.shape[-1]] * scale
+            gain = si_sdr_db(estimate, target * scale) - si_sdr_db(mixture * scale, target * scale)
+            for family, value, truth in zip(batch.families, gain.tolist(), target, strict=True):
+                if truth.abs().max() > 0:
+                    gains[family].append(value)
+        every = np.array([g for values in gains.values() for g in values])
+        return {
+            "median_db": float(np.median(every)),
+            "mean_db": float(every.mean()),
+            "families": {f: round(float(np.median(v)), 2) for f, v in sorted(gains.items())},
+        }
+
+    def _batches(self) -> Iterator[Batch]:
+        """Draw the next batch in a thread while the network works on this one."""
+        size = self.recipe.data.batch // self.world
+
+        def draw(step: int) -> Batch:
+            seed = (self.recipe.train.seed, step, self.rank)
+            return self.mixer.batch(np.random.default_rng(seed), size)
+
+        with ThreadPoolExecutor(1) as thread:
+            upcoming = thread.submit(draw, self.step)
+            for step in range(self.step, self.recipe.train.steps):
+                batch = upcoming.result()
+                if step % REFRESH_EVERY == 0:
+                    self.stems.refresh()
+                upcoming = thread.submit(draw, step + 1)
+                yield batch
+
+    def _share_gradients(self) -> None:
+        params = [p for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in params if p.grad is not None])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
+        for p, piece in zip(params, flat.split([p.numel() for p in params]), strict=True):
+            p.grad = piece.view_as(p)
+
+    def run(self) -> None:
+        """Train to the last step, logging, validating and saving on the way."""
+        started, first = time.monotonic(), self.step
+        recent: list[float] = []
+        for batch in self._batches():
+            for optimiser in self.optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(self.step, self.recipe)
+            generator = torch.Generator().manual_seed(
+                (self.recipe.train.seed * 1_000_003 + self.step) * self.world + self.rank
+            )
+            loss = self.loss(batch, generator)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self.world > 1:
+                self._share_gradients()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for optimiser in self.optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            self.step += 1
+            self._follow()
+            recent.append(float(loss.detach()))
+            if self.rank == 0 and self.step % 50 == 0:
+                pace = (time.monotonic() - started) / (self.step - first)
+                self._log(loss=float(np.mean(recent)), seconds_per_step=round(pace, 3))
+                recent.clear()
+            if self.step % self.recipe.train.validate_every == 0 and self.rank == 0:
+                self.save()
+                self._log(**self.validate())
+        if self.rank == 0:
+            self.save()
+
+    def _follow(self) -> None:
+        """Move the average towards the weights; early on it follows faster."""
+        keep = min(self.recipe.train.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.model.parameters()), 1 - keep
+            )
+
+    def _log(self, **values: object) -> None:
+        line = json.dumps({"step": self.step, **values})
+        print(line, flush=True)
+        with (self.out / LOG).open("a") as log:
+            log.write(line + "\n")
+
+
+def _worker(rank: int, world: int, port: int, recipe: Recipe, pool: Path, out: Path) -> None:
+    if world > 1:
+        if hasattr(os, "sched_setaffinity"):  # two on one core would wait for each other
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[rank % len(cores)]})
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+        )
+    trainer = Trainer(recipe, pool, out, rank, world)
+    if rank == 0:
+        trainer.tokenizer.save(str(out / "tokenizer.json"))
+    trainer.run()
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def train(recipe: Recipe, pool: Path, out: Path) -> None:
+    """Train a model; a run that was stopped goes on from its last checkpoint.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to train and how.
+    pool : Path
+        A stem pool with the splits ``train`` and ``valid``.
+    out : Path
+        Directory of the run: ``checkpoint.pt``, ``tokenizer.json``, ``log.jsonl``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    world = 1 if torch.cuda.is_available() else recipe.train.workers
+    if world == 1:
+        _worker(0, 1, 0, recipe, pool, out)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_worker, (world, port, recipe, pool, out), nprocs=world)
