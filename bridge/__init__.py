@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bridge.async_client import AsyncClient as AsyncClient
     from bridge.client import Client as Client
     from bridge.engine import Engine as Engine
     from bridge.errors import Cancelled as Cancelled
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     # separating
     "Client": "client",
+    "AsyncClient": "async_client",
     "Engine": "engine",
     # asking
     "Prompt": "request",

@@ -63,6 +63,7 @@ class JobHandle:
         self._partials: deque[PartialStem] = deque()
         self._result: Separation | None = None
         self._error: BaseException | None = None
+        self._watchers: list[Callable[[], None]] = []
         self._callbacks: list[Callable[[JobHandle], None]] = []
 
     def done(self) -> bool:
@@ -105,12 +106,24 @@ class JobHandle:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._partials or self.done())
-                partials = list(self._partials)
-                self._partials.clear()
+            partials = self.take_partials()
             if not partials:
                 self._outcome()
                 return
             yield from partials
+
+    def take_partials(self) -> list[PartialStem]:
+        """Return the partial stems that came since the last call, without waiting."""
+        with self._changed:
+            partials = list(self._partials)
+            self._partials.clear()
+        return partials
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after everything that happens to the job; it must be quick."""
+        with self._changed:
+            self._watchers.append(callback)
+        callback()
 
     def add_done_callback(self, callback: Callable[[JobHandle], None]) -> None:
         """Have `callback` called when the job ends, on the client's thread, or now if it has."""
@@ -135,13 +148,13 @@ class JobHandle:
         with self._changed:
             self.state, self.position, self.progress = state, position, progress
             self._unseen.append(progress)
-            self._changed.notify_all()
+            self._tell()
 
     def note_partial(self, partial: PartialStem) -> None:
         """Take a partial stem."""
         with self._changed:
             self._partials.append(partial)
-            self._changed.notify_all()
+            self._tell()
 
     def finish(self, result: Separation | None, error: BaseException | None = None) -> None:
         """End the job with a result or an error; only the first end counts."""
@@ -154,9 +167,14 @@ class JobHandle:
             else:
                 self.state = "cancelled" if getattr(error, "code", "") == "cancelled" else "failed"
             callbacks, self._callbacks = self._callbacks, []
-            self._changed.notify_all()
+            self._tell()
         for callback in callbacks:
             callback(self)
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for watcher in self._watchers:
+            watcher()
 
     def _outcome(self) -> Separation:
         if self._error is not None:

@@ -13,13 +13,15 @@ import msgspec
 from bridge.descriptors import AudioInfo, JobInfo, JobState
 from bridge.errors import StembridgeError
 from bridge.manifest import Manifest
-from bridge.messages import WINDOW_CHUNKS
+from bridge.messages import WINDOW_CHUNKS, Partial
+from bridge.protocol import Buffer
 from bridge.records import JobRecord, ResultRecord
 from bridge.request import Prompt, Settings
 from bridge.separation import Progress
 from bridge.sessions import Session
 from bridge.transfer import Download, Upload
 
+PREVIEW_BYTES: Final = 4 << 20
 _HISTORY: Final = 100
 _WAITING: Final = Progress("queued", 0, 0)
 
@@ -49,6 +51,7 @@ class Subscriber:
     position: int = 0
     upload: Upload | None = None
     download: Download | None = None
+    previews: deque[tuple[Partial, Buffer]] = field(default_factory=deque)
 
 
 @dataclass

@@ -221,7 +221,7 @@ class Pool:
             del self._workers[identity]
             key = "" if worker.task is None else worker.task.key
             self._running.discard(key)
-            self._post(Died(key, _reason(status)), None)
+            self._post(Died(key, worker.pid, _reason(status)), None)
 
 
 def _reason(status: int) -> str:

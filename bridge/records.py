@@ -10,6 +10,7 @@ from msgspec import Struct
 from bridge.descriptors import AudioInfo, ModelRef, StemInfo
 from bridge.request import Prompt, Settings
 from bridge.separation import Report
+from bridge.store import Store
 
 JOBS: Final = "jobs"
 RESULTS: Final = "results"
@@ -50,3 +51,21 @@ class Checkpoint(Struct, frozen=True):
 
     step: int
     state: ArrayRecord
+
+
+def find_result(store: Store, key: str, audio: AudioInfo) -> tuple[ResultRecord | None, bool]:
+    """Look for a job's result, whole in all its stems, and for its mixture.
+
+    Returns
+    -------
+    result : ResultRecord or None
+    audio_ready : bool
+        Whether the mixture is there and whole; not looked at if the result is.
+    """
+    record = store.read_record(RESULTS, key, ResultRecord)
+    if record is not None:
+        # All of them, so that every damaged one is removed.
+        whole = [store.verify(stem.sha256, stem.size_bytes) for stem in record.stems]
+        if all(whole):
+            return record, True
+    return None, store.verify(audio.sha256, audio.size_bytes)

@@ -18,7 +18,7 @@ from bridge.jobs import Job, JobTable, Place, Subscriber
 from bridge.messages import Message
 from bridge.pool import Workers
 from bridge.protocol import Buffer
-from bridge.records import JOBS, RESULTS, JobRecord, ResultRecord
+from bridge.records import JOBS, JobRecord, ResultRecord, find_result
 from bridge.scheduler import FairQueue
 from bridge.separation import Progress
 from bridge.sessions import Peer, Session
@@ -112,16 +112,8 @@ class Service:
 
     def _look_up(self, job: Job) -> None:
         job.looking_up = True
-        self._spool.submit(partial(self._search, job), partial(self._found, job))
-
-    def _search(self, job: Job) -> tuple[ResultRecord | None, bool]:
-        record = self._store.read_record(RESULTS, job.key, ResultRecord)
-        if record is not None and all(
-            self._store.verify(stem.sha256, stem.size_bytes) for stem in record.stems
-        ):
-            return record, True
-        audio = job.record.audio
-        return None, self._store.verify(audio.sha256, audio.size_bytes)
+        search = partial(find_result, self._store, job.key, job.record.audio)
+        self._spool.submit(search, partial(self._found, job))
 
     def _found(self, job: Job, outcome: tuple[ResultRecord | None, bool] | Exception) -> None:
         job.looking_up = False
@@ -189,13 +181,15 @@ class Service:
         """Take what a worker says, or what the pool says about one."""
         if isinstance(event, Loaded):
             self.loaded = {event.model: event.provider}
+        elif isinstance(event, Died):
+            self._spool.submit(partial(self._store.sweep, event.pid), lambda _: None)
         job = self.table.jobs.get(getattr(event, "key", ""))
         if job is not None and job.state == "running":
             if isinstance(event, Advanced):
                 job.progress, job.number = event.progress, job.number + 1
                 self._tell_all(job)
             elif isinstance(event, Preview):
-                self._preview(job, event, payload or b"")
+                self.traffic.preview(job, event, payload or b"")
             elif isinstance(event, Finished):
                 job.aborting = False
                 self.table.finished += 1
@@ -204,13 +198,6 @@ class Service:
                 self._stopped(job, event)
         if not isinstance(event, Advanced | Preview):
             self.dispatch()
-
-    def _preview(self, job: Job, event: Preview, payload: Buffer) -> None:
-        for subscriber in job.subscribers.values():
-            # A preview for which a client has no room is not worth keeping.
-            if subscriber.partial and subscriber.credits > 0:
-                subscriber.credits -= 1
-                self.send(subscriber.session, replies.partial(subscriber, event), payload)
 
     def _stopped(self, job: Job, event: Died | Broken) -> None:
         wanted = bool(job.subscribers) or (job.keep and not job.aborting)

@@ -176,14 +176,21 @@ class Store:
                 removed += size
         return removed
 
-    def sweep(self) -> None:
-        """Remove what writers that died left behind; for a process that has the store alone."""
+    def sweep(self, pid: int | None = None) -> None:
+        """Remove what a writer that died left behind.
+
+        Parameters
+        ----------
+        pid : int or None
+            Process id of the dead; None for all, where no other process uses the store.
+        """
         for path, _, _ in _files(self.root / "incoming"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+            if pid is None or path.name.startswith(f"{pid}-"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _temporary(self) -> Path:
-        return self.root / "incoming" / secrets.token_hex(12)
+        return self.root / "incoming" / f"{os.getpid()}-{secrets.token_hex(12)}"
 
 
 class Incoming:

@@ -87,6 +87,7 @@ class Died(Struct, frozen=True, tag="died"):
     """A worker's process ended by itself; `key` is the job that it had, or empty."""
 
     key: str
+    pid: int
     reason: str
 
 

@@ -7,12 +7,14 @@ from functools import partial
 from typing import Protocol
 
 from bridge.errors import InputError, ServerError, StembridgeError
-from bridge.jobs import Job, Subscriber
+from bridge.jobs import PREVIEW_BYTES, Job, Subscriber
 from bridge.messages import WINDOW_CHUNKS, Credit, Failed, Message, SendAudio, Stem
 from bridge.protocol import Buffer
+from bridge.replies import partial as partial_stem
 from bridge.sessions import Session
 from bridge.spool import Spool
 from bridge.store import Store
+from bridge.tasks import Preview
 from bridge.transfer import Download, Upload
 
 
@@ -118,14 +120,30 @@ class Traffic:
         subscriber.download = Download(info, offset)
         self._pump(job, subscriber)
 
+    def preview(self, job: Job, preview: Preview, data: Buffer) -> None:
+        """Send a preview to whoever wants it, now or when there is room."""
+        for subscriber in job.subscribers.values():
+            waiting = sum(len(kept) for _, kept in subscriber.previews)
+            # One for which a client has no room for long is not worth keeping.
+            if subscriber.partial and waiting + len(data) <= PREVIEW_BYTES:
+                subscriber.previews.append((partial_stem(subscriber, preview), data))
+                self._send_previews(subscriber)
+
+    def _send_previews(self, subscriber: Subscriber) -> None:
+        while subscriber.previews and subscriber.credits > 0:
+            subscriber.credits -= 1
+            self._send(subscriber.session, *subscriber.previews.popleft())
+
     def credit(self, job: Job, subscriber: Subscriber, credits: int) -> None:
         """Note that a client has room for more chunks."""
         subscriber.credits = min(WINDOW_CHUNKS, subscriber.credits + credits)
+        self._send_previews(subscriber)
         self._pump(job, subscriber)
 
     def stop(self, subscriber: Subscriber) -> None:
         """Give up what is on its way."""
         upload, subscriber.upload, subscriber.download = subscriber.upload, None, None
+        subscriber.previews.clear()
         if upload is not None:
             self._spool.submit(upload.incoming.close, lambda _: None)
 
