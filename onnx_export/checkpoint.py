@@ -105,12 +105,12 @@ class _Source:
         """Return a tensor as float32; a stand-in if it isn't there, `finish` then raises."""
         if name not in self._tensors:
             self._missing.append(name)
-            return torch.empty(shape, device="meta")
+            return torch.zeros(()).expand(shape)
         self._used.add(name)
         value = self._tensors[name]
         if tuple(value.shape) != shape:
             self._misshapen.append(f"{name} (expected {list(shape)}, got {list(value.shape)})")
-            return torch.empty(shape, device="meta")
+            return torch.zeros(()).expand(shape)
         return value.float()
 
     def take_weight(self, layer: str, shape: tuple[int, ...]) -> Tensor:

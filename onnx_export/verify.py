@@ -90,7 +90,7 @@ def verify_bundle(bundle: str | Path, blueprint: Blueprint) -> tuple[Difference,
         allowed = spec.tolerance
         if blueprint.weights == "checkpoint":
             allowed = max(allowed, ROUNDING_TOLERANCE.get(manifest.precision, 0.0))
-        differences.append(_compare(graph, directory / spec.file, allowed))
+        differences.append(compare(graph, directory / spec.file, allowed))
     return tuple(differences)
 
 
@@ -110,7 +110,22 @@ def table(differences: Sequence[Difference]) -> str:
     return "\n".join(lines)
 
 
-def _compare(graph: Graph, path: Path, tolerance: float) -> Difference:
+def compare(graph: Graph, path: Path, tolerance: float) -> Difference:
+    """Compare one ONNX file with the module it stands for.
+
+    Parameters
+    ----------
+    graph : Graph
+    path : Path
+        The file.
+    tolerance : float
+        Largest absolute difference to accept.
+
+    Raises
+    ------
+    ModelError
+        If an output has another shape than the module's.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

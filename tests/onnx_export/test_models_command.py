@@ -1,0 +1,129 @@
+"""``stembridge models`` as a user runs it."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plugin_host.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with the hub's settings that it reads at start."""
+    program = "import sys; from plugin_host.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, "models", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | environment,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def gated_hub() -> Iterator[str]:
+    """A hub that gives nothing to anyone, as the real one does without a token."""
+
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def refuse(self) -> None:
+            self.send_response(401)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("X-Error-Message", "Access to this repository is restricted.")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_POST = refuse
+
+        def log_message(self, *_arguments: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def only_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a user sees."""
+    assert done.returncode == 2, done
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_gated_repository_says_how_to_get_access(gated_hub: str, tmp_path: Path) -> None:
+    done = run(
+        "export", "facebook/sam-audio-base", tmp_path / "out",
+        HF_ENDPOINT=gated_hub, HF_HOME=str(tmp_path / "hf"), HF_TOKEN="",
+    )  # fmt: skip
+    line = only_line(done)
+    assert "facebook/sam-audio-base" in line
+    assert "hf auth login" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_network_is_told(tmp_path: Path) -> None:
+    done = run(
+        "fetch", "facebook/sam-audio-base",
+        HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "hf"),
+        XDG_DATA_HOME=str(tmp_path / "data"),
+    )  # fmt: skip
+    assert "the hub can't be reached" in only_line(done)
+    assert not (tmp_path / "data").exists()
+
+
+def test_neither_directory_nor_repository(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["models", "export", "/no/such/place", str(tmp_path / "out")]) == 2
+    assert "/no/such/place: no such directory" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_text_encoder(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["models", "export", str(small_checkpoint), str(tmp_path / "out")]
+    assert main([*arguments, "--text-encoder", str(tmp_path)]) == 2
+    assert "the text encoder needs the files config.json" in capsys.readouterr().err
+
+
+def test_a_text_encoder_of_another_width(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import parity
+
+    other = parity.write_text_encoder(tmp_path / "t5", dim=32)
+    capsys.readouterr()
+    arguments = ["models", "export", str(small_checkpoint), str(tmp_path / "out")]
+    assert main([*arguments, "--text-encoder", str(other)]) == 2
+    assert "width 32, but the checkpoint expects 768" in capsys.readouterr().err
+
+
+def test_installed_bundles_are_listed_shown_and_verified(
+    small_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    models = tmp_path / "stembridge" / "models"
+    models.mkdir(parents=True)
+    (models / "sam-small").symlink_to(small_bundle)
+    assert main(["models", "list", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert listed["sam-small"]["size_bytes"] > 1_000_000
+    assert main(["models", "list"]) == 0
+    assert "SAM License" in capsys.readouterr().out
+    assert main(["models", "show", "sam-small"]) == 0
+    assert json.loads(capsys.readouterr().out)["sample_rate"] == 48000
+    assert main(["models", "verify", "sam-small", "--files-only"]) == 0
+    assert "files have their checksums" in capsys.readouterr().out
+    assert main(["models", "verify", "sam-small"]) == 0
+    out = capsys.readouterr().out
+    assert "within tolerance" in out
+    assert out.count("1e-04") == 4
+    assert main(["models", "verify", "no-such-model"]) == 2
