@@ -153,4 +153,4 @@ class Desk:
         elif isinstance(message, Fetch):
             traffic.fetch(job, subscriber, message.stem, message.offset)
         else:
-            traffic.credit(job, subscriber, message.credits)
+            traffic.credit(subscriber, message.credits)

@@ -50,7 +50,8 @@ from bridge.messages import (
 )
 
 VERSION: Final = "1.0"
-CHUNK_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 2 << 20
+MIN_CHUNK_BYTES: Final = 1 << 20
 MAX_CHUNK_BYTES: Final = 4 << 20
 MAX_HEADER_BYTES: Final = 1 << 18
 MAX_FRAME_BYTES: Final = MAX_CHUNK_BYTES

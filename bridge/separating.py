@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,8 @@ from bridge.records import RESULTS, ResultRecord
 from bridge.request import RESIDUAL
 from bridge.store import Store
 from bridge.tasks import Advanced, Event, Finished, Loaded, Preview, Task
+
+_WRITERS: Final = 4
 
 Post = Callable[..., None]
 
@@ -71,7 +75,9 @@ class Separator:
             **asdict(task.record.settings),
         )
         stems = {**result.stems, RESIDUAL: result.residual}
-        infos = tuple(_stored(store, name, audio) for name, audio in stems.items())
+        # Waiting for the disk is most of it, and it can wait for several files at once.
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            infos = tuple(pool.map(partial(_stored, store), stems, stems.values()))
         store.write_record(RESULTS, task.key, ResultRecord(task.record, result.report, infos))
         journal.forget()
         self._say(Finished(task.key, result.report, infos))

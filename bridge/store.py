@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Collection, Iterator
@@ -55,20 +56,18 @@ class Store:
         """Return where the blob with that checksum is, or would be."""
         return self.root / "objects" / sha256[:2] / sha256
 
-    def create(self, sha256: str, size_bytes: int) -> Incoming:
-        """Begin to write a blob whose checksum is known in advance."""
+    def create(self, sha256: str | None, size_bytes: int) -> Incoming:
+        """Begin to write a blob; its checksum may be known in advance."""
         return Incoming(self, sha256, size_bytes)
 
     def put(self, data: Buffer) -> str:
-        """Write a blob, unless it is there and whole, and return its checksum."""
+        """Write a blob and return its checksum."""
         view = memoryview(data).cast("B")
-        sha256 = hashlib.sha256(view).hexdigest()
-        if not self.verify(sha256, len(view)):
-            with self.create(sha256, len(view)) as incoming:
-                for start in range(0, len(view), _PIECE_BYTES):
-                    incoming.write(view[start : start + _PIECE_BYTES])
-                incoming.commit()
-        return sha256
+        with self.create(None, len(view)) as incoming:
+            for start in range(0, len(view), _PIECE_BYTES):
+                incoming.write(view[start : start + _PIECE_BYTES])
+            incoming.commit()
+            return incoming.sha256
 
     def touch(self, sha256: str, size_bytes: int) -> bool:
         """Mark a blob as just used; False if it is absent or of another size."""
@@ -196,26 +195,33 @@ class Store:
 class Incoming:
     """A blob being written; a context manager that removes what was not committed."""
 
-    def __init__(self, store: Store, sha256: str, size_bytes: int) -> None:
-        self.sha256 = sha256
+    def __init__(self, store: Store, expected: str | None, size_bytes: int) -> None:
+        self._expected = expected
         self.size_bytes = size_bytes
         self.written = 0
         self._store = store
         self._digest = hashlib.sha256()
         self._path = store._temporary()
         with _explained(store.root):
-            self._file: BinaryIO = self._path.open("xb")
+            self._file: io.FileIO = self._path.open("xb", buffering=0)
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of what was written so far."""
+        return self._digest.hexdigest()
 
     def write(self, data: Buffer) -> None:
         """Append bytes."""
         with _explained(self._store.root):
-            self._file.write(data)
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
         self._digest.update(data)
         self.written += len(data)
 
     def commit(self) -> bool:
         """Move the blob into its place; False, and nothing kept, if its checksum is another."""
-        whole = self.written == self.size_bytes and self._digest.hexdigest() == self.sha256
+        whole = self.written == self.size_bytes and self._expected in (None, self.sha256)
         if whole:
             target = self._store.path(self.sha256)
             with _explained(self._store.root):
@@ -240,7 +246,7 @@ class Incoming:
         self.close()
 
 
-def _sync(file: BinaryIO) -> None:
+def _sync(file: BinaryIO | io.FileIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from bridge.errors import InputError, ServerError, StembridgeError
@@ -118,7 +119,7 @@ class Traffic:
         if info is None:
             raise InputError(f"the job has no finished stem {stem!r}")
         subscriber.download = Download(info, offset)
-        self._pump(job, subscriber)
+        self._pump(subscriber)
 
     def preview(self, job: Job, preview: Preview, data: Buffer) -> None:
         """Send a preview to whoever wants it, now or when there is room."""
@@ -134,11 +135,11 @@ class Traffic:
             subscriber.credits -= 1
             self._send(subscriber.session, *subscriber.previews.popleft())
 
-    def credit(self, job: Job, subscriber: Subscriber, credits: int) -> None:
+    def credit(self, subscriber: Subscriber, credits: int) -> None:
         """Note that a client has room for more chunks."""
         subscriber.credits = min(WINDOW_CHUNKS, subscriber.credits + credits)
         self._send_previews(subscriber)
-        self._pump(job, subscriber)
+        self._pump(subscriber)
 
     def stop(self, subscriber: Subscriber) -> None:
         """Give up what is on its way."""
@@ -147,39 +148,43 @@ class Traffic:
         if upload is not None:
             self._spool.submit(upload.incoming.close, lambda _: None)
 
-    def _pump(self, job: Job, subscriber: Subscriber) -> None:
+    def _pump(self, subscriber: Subscriber) -> None:
+        """Read as many chunks as there are credits for; the spool keeps them in order."""
         download = subscriber.download
-        if download is None or download.reading or download.complete or subscriber.credits == 0:
-            return
-        download.reading = True
-        subscriber.credits -= 1
-        place = self._store.path(download.stem.sha256)
-
-        def read(offset: int = download.offset, size_bytes: int = download.next_bytes) -> bytes:
-            with place.open("rb") as file:
-                file.seek(offset)
-                return file.read(size_bytes)
-
-        self._spool.submit(read, partial(self._was_read, job, subscriber, download))
+        while download is not None and subscriber.credits > 0:
+            chunk = download.take()
+            if chunk is None:
+                return
+            subscriber.credits -= 1
+            place = self._store.path(download.stem.sha256)
+            then = partial(self._was_read, subscriber, download, chunk)
+            self._spool.submit(partial(_read, place, *chunk), then)
 
     def _was_read(
-        self, job: Job, subscriber: Subscriber, download: Download, outcome: bytes | Exception
+        self,
+        subscriber: Subscriber,
+        download: Download,
+        chunk: tuple[int, int],
+        outcome: bytes | Exception,
     ) -> None:
         if subscriber.download is not download:
             return
-        download.reading = False
-        if isinstance(outcome, Exception) or len(outcome) != download.next_bytes:
+        offset, size_bytes = chunk
+        name, request = download.stem.name, subscriber.request
+        if isinstance(outcome, Exception) or len(outcome) != size_bytes:
             subscriber.download = None
-            error = ServerError(f"the stem {download.stem.name!r} is gone; submit the job again")
-            self._send(
-                subscriber.session,
-                Failed(code=error.code, message=str(error), request=subscriber.request),
-            )
-            return
-        message = Stem(request=subscriber.request, stem=download.stem.name, offset=download.offset)
-        download.offset += len(outcome)
-        self._send(subscriber.session, message, outcome)
-        self._pump(job, subscriber)
+            error = ServerError(f"the stem {name!r} is gone; submit the job again")
+            failed = Failed(code=error.code, message=str(error), request=request)
+            self._send(subscriber.session, failed)
+        else:
+            message = Stem(request=request, stem=name, offset=offset)
+            self._send(subscriber.session, message, outcome)
+
+
+def _read(path: Path, offset: int, size_bytes: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        return file.read(size_bytes)
 
 
 def _as_error(error: Exception) -> StembridgeError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from bridge.descriptors import AudioInfo, StemInfo
 from bridge.errors import ProtocolError
 from bridge.messages import WINDOW_CHUNKS
-from bridge.protocol import CHUNK_BYTES
+from bridge.protocol import CHUNK_BYTES, MIN_CHUNK_BYTES
 from bridge.store import Incoming
 
 
 class Upload:
     """A mixture on its way in: no chunk without credit, none out of order.
 
-    A client may send chunks of up to 4 MiB; credits are counted as if all had the usual size.
+    A client may send chunks of 1 to 4 MiB; each costs one credit.
     """
 
     def __init__(self, incoming: Incoming, audio: AudioInfo) -> None:
@@ -41,7 +41,7 @@ class Upload:
                 f"a chunk at byte {offset} with {size_bytes} bytes; expected byte {self.received} "
                 f"of {self._size}"
             )
-        if size_bytes < CHUNK_BYTES and offset + size_bytes < self._size:
+        if size_bytes < MIN_CHUNK_BYTES and offset + size_bytes < self._size:
             raise ProtocolError(f"a chunk of {size_bytes} bytes; all but the last have 1 to 4 MiB")
         self._credits -= 1
         self.received += size_bytes
@@ -62,15 +62,11 @@ class Download:
                 f"{stem.size_bytes}"
             )
         self.stem = stem
-        self.offset = offset
-        self.reading = False
+        self._next = offset
 
-    @property
-    def complete(self) -> bool:
-        """Whether all bytes have gone."""
-        return self.offset == self.stem.size_bytes
-
-    @property
-    def next_bytes(self) -> int:
-        """Size of the next chunk."""
-        return min(CHUNK_BYTES, self.stem.size_bytes - self.offset)
+    def take(self) -> tuple[int, int] | None:
+        """Return offset and size of the next chunk, or None if all have been taken."""
+        offset = self._next
+        size_bytes = min(CHUNK_BYTES, self.stem.size_bytes - offset)
+        self._next += size_bytes
+        return (offset, size_bytes) if size_bytes else None

@@ -22,6 +22,7 @@ import tiny_bundle
 from bridge.admin import ask
 from bridge.client import Client
 from bridge.control_messages import GetJobs, GetStatus, Jobs, Status
+from bridge.descriptors import JobInfo
 from bridge.endpoints import private_address
 
 RATE = 16_000
@@ -104,10 +105,13 @@ class Sidecar:
     def status(self) -> Status:
         return ask(private_address(self.directory), GetStatus(), Status)
 
+    def job_infos(self) -> tuple[JobInfo, ...]:
+        """The list of jobs."""
+        return ask(private_address(self.directory), GetJobs(), Jobs).jobs
+
     def jobs(self) -> dict[str, str]:
         """States of the jobs by key."""
-        found = ask(private_address(self.directory), GetJobs(), Jobs)
-        return {job.key: job.state for job in found.jobs}
+        return {job.key: job.state for job in self.job_infos()}
 
     def pids(self) -> list[int]:
         """Processes that serve this directory, however they were started."""

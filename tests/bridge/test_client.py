@@ -206,3 +206,22 @@ heavy = {"onnxruntime", "pedalboard", "torch", "soxr"} & set(sys.modules)
 sys.exit(", ".join(heavy) or 0)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_cancelling_costs_at_most_one_more_evaluation(server: Sidecar, client: Client) -> None:
+    # One window over all, so that an evaluation takes long compared with a message.
+    seconds = 600
+    handle = client.submit(
+        noise(seconds, seed=9, channels=1), RATE, ["half"], steps=1000, window_s=float(seconds)
+    )
+    news: list[Progress] = []
+    while not (news and news[-1].stage == "solve" and news[-1].done >= 2):
+        news = handle.wait_progress() or []
+    handle.cancel()
+    found = wait_until(
+        lambda: [
+            job for job in server.job_infos() if job.key == handle.key and job.state == "cancelled"
+        ]
+    )
+    assert found[0].done <= news[-1].done + 1
+    assert found[0].total == 1000
