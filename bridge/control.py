@@ -167,7 +167,7 @@ class Control:
             case Cancel():
                 answer = self._cancel(binding, user, message)
             case GetStatus():
-                answer = self._status()
+                answer = self.status()
             case GetJobs():
                 answer = self._list_jobs(binding, user)
             case GetLogs() | Shutdown() if not binding.local:
@@ -236,7 +236,8 @@ class Control:
         self._wake()
         return Ok(count=count)
 
-    def _status(self) -> Status:
+    def status(self) -> Status:
+        """Gather the state of the server; may be called from any thread."""
         memory_bytes = 0
         service = self._service
         pids = [] if service.workers is None else service.workers.pids()

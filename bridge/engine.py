@@ -35,6 +35,8 @@ class Engine:
         names. None takes CUDA if it works here and the CPU otherwise; the report says which.
     threads : int or None
         Threads for one network on the CPU; None takes the physical cores.
+    memory_bytes : int or None
+        What a job may use beside the networks' weights; None takes what the machine has free.
 
     Raises
     ------
@@ -50,7 +52,9 @@ class Engine:
         *,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
+        self._memory_bytes = memory_bytes
         self._model = Model(model, providers=providers, threads=threads)
         self._lock = threading.Lock()
 
@@ -114,7 +118,7 @@ class Engine:
         ModelError, ProviderError
             If a graph cannot be loaded, or not where it should run.
         MemoryBudgetError
-            If the memory does not suffice for the model's window.
+            If the job cannot fit in the memory, with the numbers, before it starts.
         """
         resolved = settings_from_options(settings).resolve(self.manifest)
         audio, rate = check_mixture(mixture, sample_rate)
@@ -129,6 +133,7 @@ class Engine:
                 progress,
                 cancellation,
                 journal or Journal(),
+                self._memory_bytes,
             ).run()
 
     def close(self) -> None:

@@ -14,7 +14,14 @@ from tokenizers import Tokenizer
 from bridge import codec, manifest
 from bridge.bundle import find_bundle, verify_files
 from bridge.cancellation import Cancellation
-from bridge.consistency import CODEC_DECODER, CODEC_ENCODER, TEXT_ENCODER, VELOCITY
+from bridge.consistency import (
+    CODEC_DECODER,
+    CODEC_ENCODER,
+    SPAN_PREDICTOR,
+    TEXT_ENCODER,
+    VELOCITY,
+)
+from bridge.errors import ModelError
 from bridge.graphs import Graphs
 from bridge.providers import CPU
 from bridge.text import load_tokenizer, token_ids
@@ -54,11 +61,12 @@ class Model:
         self.directory = find_bundle(model)
         self.manifest = manifest.load(self.directory)
         verify_files(self.directory, self.manifest)
+        self._span_tokenizer: Tokenizer | None = None
         self.graphs = Graphs(self.directory, self.manifest, providers=providers, threads=threads)
 
     @property
-    def batch(self) -> int:
-        """Windows per call of the velocity network.
+    def most_windows(self) -> int:
+        """Windows that go through the velocity network at a time where memory allows.
 
         One on the CPU: kernels for matrices choose their order of summing by the shape, so a
         window's numbers would depend on its company, and a batch gains nothing there.
@@ -95,6 +103,29 @@ class Model:
         }
         features = self.graphs.run(TEXT_ENCODER, feeds, cancellation)
         return np.asarray(features[0], dtype=np.float32)
+
+    def span_predictor(self, text: str, cancellation: Cancellation) -> Callable[[Array], Array]:
+        """Make what scores frames: it maps latents (T, C) to logits (T,) of the text being heard.
+
+        Raises
+        ------
+        InputError
+            If the text has more tokens than the predictor takes.
+        """
+        prediction = self.manifest.span_prediction
+        if prediction is None:
+            raise ModelError(f"the model {self.manifest.name!r} has no span predictor")
+        if self._span_tokenizer is None:
+            self._span_tokenizer = load_tokenizer(self.directory / prediction.tokenizer)
+        ids = token_ids(self._span_tokenizer, text, prediction.max_tokens)[np.newaxis]
+        mask = np.ones(ids.shape, dtype=np.bool_)
+
+        def predictor(latents: Array) -> Array:
+            feeds = {"latents": latents[np.newaxis], "input_ids": ids, "attention_mask": mask}
+            logits: Array = self.graphs.run(SPAN_PREDICTOR, feeds, cancellation)[0]
+            return logits
+
+        return predictor
 
     def encode(self, wav: Array, cancellation: Cancellation, on_chunk: Callable[[], None]) -> Array:
         """Encode a waveform (T * hop,) in chunks: latents (T, C)."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge import level
+from bridge.budget import count_need, plan_batch
 from bridge.cancellation import Cancellation
 from bridge.codec import count_chunks, pad_to_frames
 from bridge.diffusion import Conditions, merged_velocity, plan_batches
@@ -29,7 +30,8 @@ from bridge.request import RESIDUAL, Prompt, ResolvedSettings
 from bridge.resampling import resample
 from bridge.separation import ProgressCallback, Report, Separation
 from bridge.solver import count_evaluations, solve, time_grid
-from bridge.spans import frame_ids
+from bridge.span_prediction import predict_frames
+from bridge.spans import NULL_ID, POSITIVE_ID, frame_ids
 from bridge.windows import WindowPlan, plan_windows, window_frames
 
 Array = npt.NDArray[np.float32]
@@ -50,6 +52,7 @@ class Pipeline:
     progress: ProgressCallback | None
     cancellation: Cancellation
     journal: Journal
+    memory_bytes: int | None = None
 
     def run(self) -> Separation:
         """Separate.
@@ -64,6 +67,7 @@ class Pipeline:
         started_s = time.perf_counter()
         manifest = self.model.manifest
         window, overlap = window_frames(self.settings, manifest)
+        batch = self._plan_batch(window)
         tokens = [self.model.tokens(prompt.text) for prompt in self.prompts]
         mono = level.downmix(self.mixture)
         if level.is_silent(mono):
@@ -75,13 +79,26 @@ class Pipeline:
         heard *= np.float32(gain)
         latents = self._encode(heard)
         plan = plan_windows(len(latents), window, overlap)
-        flow = self._solve(latents, tokens, plan)
+        flow = self._solve(latents, tokens, plan, batch)
         waveforms = self._decode(flow, heard, gain)
         stems, residual = self._reconstruct(
             [self._to_mixture_rate(wave / np.float32(gain)) for wave in waveforms]
         )
         nfe = count_evaluations(self.settings.solver, self.settings.steps)
         return self._finish(stems, residual, windows=len(plan.starts), nfe=nfe, since_s=started_s)
+
+    def _plan_batch(self, window: int) -> int:
+        """Size the batches of windows (of so many frames) by the memory that is allowed."""
+        channels, samples = self.mixture.shape
+        need = count_need(
+            self.model.manifest,
+            channels=channels,
+            samples=samples,
+            sample_rate=self.sample_rate,
+            prompts=len(self.prompts),
+            window=window,
+        )
+        return plan_batch(need, self.memory_bytes, self.model.most_windows)
 
     def _encode(self, heard: Array) -> Array:
         """Encode the model-rate mixture (samples,): latents (T, C)."""
@@ -109,19 +126,17 @@ class Pipeline:
         return features
 
     def _solve(
-        self, latents: Array, tokens: Sequence[npt.NDArray[np.int64]], plan: WindowPlan
+        self,
+        latents: Array,
+        tokens: Sequence[npt.NDArray[np.int64]],
+        plan: WindowPlan,
+        batch: int,
     ) -> Array:
         """Integrate the flow of all prompts: states (P, T, 2C) at t = 1."""
         manifest = self.model.manifest
         frames, channels = latents.shape
         texts = tuple(self._text_features(ids) for ids in tokens)
-        spans = np.stack(
-            [
-                frame_ids(prompt.spans, frames, manifest.sample_rate, manifest.hop_length)
-                for prompt in self.prompts
-            ]
-        )
-        batch = self.model.batch
+        spans = np.stack([self._span_ids(prompt, latents, plan) for prompt in self.prompts])
         nfe = count_evaluations(self.settings.solver, self.settings.steps)
         runs = nfe * len(plan_batches(texts, len(plan.starts), batch))
         first, start = self._beginning((len(self.prompts), frames, 2 * channels))
@@ -141,6 +156,21 @@ class Pipeline:
                 self.journal.checkpoint(step, state)
 
         return solve(field, start, time_grid(steps)[first:], self.settings.solver, on_step)
+
+    def _span_ids(self, prompt: Prompt, latents: Array, plan: WindowPlan) -> npt.NDArray[np.int64]:
+        """Mark the frames (T,) of a prompt's spans; of none given, of those the model predicts."""
+        manifest = self.model.manifest
+        prediction = manifest.span_prediction
+        if prompt.spans or prediction is None or not self.settings.predict_spans:
+            return frame_ids(prompt.spans, len(latents), manifest.sample_rate, manifest.hop_length)
+        heard = predict_frames(
+            self.model.span_predictor(prompt.text, self.cancellation),
+            latents,
+            threshold=prediction.threshold,
+            window=plan.length,
+            overlap=plan.overlap,
+        )
+        return np.where(heard, POSITIVE_ID, NULL_ID).astype(np.int64)
 
     def _beginning(self, shape: tuple[int, int, int]) -> tuple[int, Array]:
         """Return the steps made by an earlier attempt and the state (P, T, 2C) after them."""

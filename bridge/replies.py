@@ -8,7 +8,7 @@ from bridge.errors import StembridgeError
 from bridge.jobs import Job, Subscriber
 from bridge.messages import Accepted, Failed, JobProgress, Partial, Result
 from bridge.records import ResultRecord
-from bridge.tasks import Preview, Task
+from bridge.tasks import EngineOptions, Preview, Task
 
 
 def accepted(to: Subscriber, job: Job) -> Accepted:
@@ -57,12 +57,12 @@ def failed(to: Subscriber, error: StembridgeError) -> Failed:
     return Failed(code=error.code, message=str(error), request=to.request)
 
 
-def task(job: Job, store: Path, providers: tuple[str, ...] | None) -> Task:
+def task(job: Job, store: Path, engine: EngineOptions) -> Task:
     """Say what is to be computed."""
     return Task(
         key=job.key,
         model_path=job.model_path,
-        providers=providers,
+        engine=engine,
         store_path=str(store),
         record=job.record,
         partial=any(one.partial for one in job.subscribers.values()),

@@ -11,16 +11,18 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from bridge.descriptors import StemInfo
 from bridge.disk_journal import DiskJournal
 from bridge.engine import Engine
+from bridge.errors import ProviderError
 from bridge.protocol import CHUNK_BYTES
+from bridge.providers import CPU
 from bridge.records import RESULTS, ResultRecord
 from bridge.request import RESIDUAL
 from bridge.store import Store
-from bridge.tasks import Advanced, Event, Finished, Loaded, Preview, Task
+from bridge.tasks import Advanced, EngineOptions, Event, Finished, Loaded, Preview, Task
 
 _WRITERS: Final = 4
 
@@ -38,15 +40,26 @@ class Separator:
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._loaded: tuple[Path, tuple[str, ...] | None] | None = None
+        self._loaded: tuple[Path, EngineOptions] | None = None
         self._engine: Engine | None = None
 
-    def load(self, model_path: Path, providers: tuple[str, ...] | None) -> Engine:
-        """Return the engine for a model, loading it if another one is loaded."""
-        if self._engine is None or self._loaded != (model_path, providers):
+    def load(self, model_path: Path, options: EngineOptions) -> Engine:
+        """Return the engine for a model, loading it if another one is loaded.
+
+        Raises
+        ------
+        ProviderError
+            If a provider asked for is not there, and nothing may stand in for it.
+        """
+        if self._engine is None or self._loaded != (model_path, options):
             self._engine = None  # frees the other model's memory before this one takes its own
-            self._engine = Engine(model=model_path, providers=providers)
-            self._loaded = (model_path, providers)
+            try:
+                self._engine = _engine(model_path, options)
+            except ProviderError:
+                if not options.fallback:
+                    raise
+                self._engine = _engine(model_path, replace(options, providers=None))
+            self._loaded = (model_path, options)
             self._say(Loaded(self._engine.manifest.name, self._engine.provider))
         return self._engine
 
@@ -58,7 +71,18 @@ class Separator:
         StembridgeError
             If the engine refuses, the disk is full, or `cancel` was set.
         """
-        engine = self.load(Path(task.model_path), task.providers)
+        engine = self.load(Path(task.model_path), task.engine)
+        try:
+            self._compute(engine, task, cancel)
+        except ProviderError:
+            # Only a graph that is opened shows whether a provider is really used.
+            if not task.engine.fallback or engine.provider == CPU:
+                raise
+            self._engine = _engine(Path(task.model_path), replace(task.engine, providers=None))
+            self._say(Loaded(engine.manifest.name, self._engine.provider))
+            self._compute(self._engine, task, cancel)
+
+    def _compute(self, engine: Engine, task: Task, cancel: threading.Event) -> None:
         store = Store(Path(task.store_path))
         audio = task.record.audio
         mixture = np.memmap(
@@ -93,6 +117,10 @@ class Separator:
 
     def _say(self, event: Event) -> None:
         self._post(event)
+
+
+def _engine(model_path: Path, options: EngineOptions) -> Engine:
+    return Engine(model_path, providers=options.providers, memory_bytes=options.memory_bytes)
 
 
 def _stored(store: Store, name: str, audio: npt.NDArray[np.float32]) -> StemInfo:

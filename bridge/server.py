@@ -14,18 +14,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import zmq
 
 from bridge.bindings import Binding, Door
+from bridge.bundle import list_bundles
 from bridge.catalogue import Catalogue
 from bridge.control import PACKAGE, Control
-from bridge.descriptors import Limits
 from bridge.desk import Desk
 from bridge.endpoints import ADDRESS_FILE
 from bridge.errors import ServerError, StembridgeError
@@ -34,67 +32,21 @@ from bridge.keys import KeyRing
 from bridge.lockfile import LockFile
 from bridge.logs import log, set_up
 from bridge.messages import Failed, JobProgress, Message, Partial
-from bridge.places import has_ipc, log_file, models_directory
+from bridge.metrics import Metrics
+from bridge.places import log_file, models_directory
 from bridge.pool import Pool
 from bridge.protocol import Buffer, decode, encode
+from bridge.server_config import ServerConfig
 from bridge.service import Service
 from bridge.sessions import Peer, Sessions
 from bridge.sockets import receive_frames
 from bridge.spool import Spool
 from bridge.store import Store
-from bridge.tasks import Event
+from bridge.tasks import Event, Load
 
 LOCK: Final = "server.lock"
 _TICK_S: Final = 0.1
 _BURST: Final = 64
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """How a server runs.
-
-    Attributes
-    ----------
-    directory : Path
-        Its private runtime directory.
-    cache : Path
-        Its disk store.
-    cache_limit_bytes : int
-    models : tuple of Path
-        Bundles that can be asked for by name beside the installed ones.
-    providers : tuple of str or None
-        ONNX Runtime execution providers; None lets the engine choose.
-    idle_timeout_s : float or None
-        It leaves after so long without clients and jobs; None stays.
-    grace_s : float
-        How long a silent client's jobs go on.
-    workers : int
-        Jobs computed at a time.
-    binds : tuple of str
-        Endpoints ``tcp://HOST:PORT`` for holders of authorised keys.
-    keys : Path or None
-        Directory of the keys, if not the user's.
-    ipc : bool
-        Whether this user's clients come through ipc sockets, or through loopback ports.
-    limits : Limits
-        Per client.
-    console : bool
-        Whether the log also goes to standard error.
-    """
-
-    directory: Path
-    cache: Path
-    cache_limit_bytes: int = 10 << 30
-    models: tuple[Path, ...] = ()
-    providers: tuple[str, ...] | None = None
-    idle_timeout_s: float | None = None
-    grace_s: float = 10.0
-    workers: int = 1
-    binds: tuple[str, ...] = ()
-    keys: Path | None = None
-    ipc: bool = field(default_factory=has_ipc)
-    limits: Limits = field(default_factory=Limits)
-    console: bool = False
 
 
 class Server:
@@ -127,7 +79,7 @@ class Server:
         self._spool = Spool("disk", self._inbox.put)
         self._catalogue = Catalogue(models_directory(config.directory), config.models)
         self._service = Service(
-            self._catalogue, self._store, self._spool, self._send, config.providers
+            self._catalogue, self._store, self._spool, self._send, config.engine
         )
         self._desk = Desk(
             server_id=self._id,
@@ -167,14 +119,25 @@ class Server:
             wake=lambda: self._inbox.put(lambda: None),
             stop=self.stop,
         )
-        self._announce()
-        log("started", pid=os.getpid(), endpoints=self._endpoints(), version=PACKAGE)
+        metrics: Metrics | None = None
         try:
+            if config.metrics is not None:
+                metrics = Metrics(config.metrics, control.status)
+                log("metrics", port=metrics.port)
+            self._announce()
+            log("started", pid=os.getpid(), endpoints=self._endpoints(), version=PACKAGE)
             with self._service.lock:
                 self._service.resume_kept()
+            if config.engine.providers is not None:
+                # Whether they are there is known before anybody waits for a job.
+                paths = [*config.models, *list_bundles().values()][:1]
+                for path in paths:
+                    pool.load(Load(str(path), config.engine))
             self._serve()
         finally:
             (config.directory / ADDRESS_FILE).unlink(missing_ok=True)
+            if metrics is not None:
+                metrics.close()
             control.close()
             pool.close()
             self._spool.close()
@@ -224,6 +187,9 @@ class Server:
                 if self._sessions or any(job.open for job in self._service.table.jobs.values()):
                     idle_since = now
             self._flush()
+            if self._service.provider_error is not None:
+                log("provider", logging.ERROR, error=str(self._service.provider_error))
+                raise self._service.provider_error
             timeout_s = self._config.idle_timeout_s
             if timeout_s is not None and now - idle_since > timeout_s:
                 log("idle for too long", seconds=timeout_s)
@@ -279,6 +245,8 @@ def serve(config: ServerConfig) -> None:
     ------
     ServerError
         If one runs already, or it cannot be started.
+    ProviderError
+        If a provider asked for is not there or not really used, and nothing may stand in.
     """
     server = Server(config)
 

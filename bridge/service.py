@@ -13,7 +13,7 @@ from typing import Final
 
 from bridge import replies
 from bridge.catalogue import Catalogue
-from bridge.errors import Cancelled, ServerError, StembridgeError, from_code
+from bridge.errors import Cancelled, ProviderError, ServerError, StembridgeError, from_code
 from bridge.jobs import Job, JobTable, Place, Subscriber
 from bridge.messages import Message
 from bridge.pool import Workers
@@ -24,7 +24,7 @@ from bridge.separation import Progress
 from bridge.sessions import Peer, Session
 from bridge.spool import Spool
 from bridge.store import Store
-from bridge.tasks import Advanced, Broken, Died, Event, Finished, Loaded, Preview
+from bridge.tasks import Advanced, Broken, Died, EngineOptions, Event, Finished, Loaded, Preview
 from bridge.traffic import Traffic
 
 Send = Callable[[Peer, Message, Buffer | None], None]
@@ -43,8 +43,8 @@ class Service:
         The models, where audio lies, and the thread that works on the disk.
     send : callable
         Queues a message to a peer on the job channel.
-    providers : tuple of str or None
-        For the engine.
+    engine : EngineOptions
+        For the workers.
     """
 
     def __init__(
@@ -53,18 +53,19 @@ class Service:
         store: Store,
         spool: Spool,
         send: Send,
-        providers: tuple[str, ...] | None = None,
+        engine: EngineOptions,
     ) -> None:
         self.lock = threading.RLock()
         self.table = JobTable()
         self.loaded: dict[str, str] = {}
         self.workers: Workers | None = None
+        self.provider_error: ProviderError | None = None
         self.traffic = Traffic(store, spool, self.send, self._audio_came, self._audio_failed)
         self._catalogue = catalogue
         self._store = store
         self._spool = spool
         self._send_to = send
-        self._providers = providers
+        self._engine = engine
         self._queue = FairQueue()
 
     def send(self, session: Session, message: Message, payload: Buffer | None = None) -> None:
@@ -90,10 +91,10 @@ class Service:
         elif job.looking_up:
             pass
         elif job.state == "running":
-            self._tell(job, subscriber)
+            self.send(session, replies.progress(subscriber, job))
         elif job.audio_ready:
             self._queue.push(session.owner, job.key)
-            self._tell(job, subscriber)
+            self.send(session, replies.progress(subscriber, job))
         else:
             self._want_audio(job)
 
@@ -122,12 +123,10 @@ class Service:
         if isinstance(outcome, Exception):
             self._fail(job, ServerError(f"the server cannot read its cache: {outcome}"))
             return
-        result, job.audio_ready = outcome
-        if result is not None:
-            self._finish(job, result, cached=True)
-            return
-        job.state, job.result = "queued", None
-        if job.audio_ready:
+        job.state, (job.result, job.audio_ready) = "queued", outcome
+        if job.result is not None:
+            self._finish(job, job.result, cached=True)
+        elif job.audio_ready:
             self._enqueue(job)
         else:
             self._want_audio(job)
@@ -174,13 +173,15 @@ class Service:
                 return
             job = self.table.jobs[key]
             job.state, job.attempts, job.position = "running", job.attempts + 1, 0
-            self.workers.start(replies.task(job, self._store.root, self._providers))
+            self.workers.start(replies.task(job, self._store.root, self._engine))
             self._tell_all(job)
 
     def worker_event(self, event: Event, payload: Buffer | None) -> None:
         """Take what a worker says, or what the pool says about one."""
         if isinstance(event, Loaded):
             self.loaded = {event.model: event.provider}
+        elif isinstance(event, Broken) and event.code == ProviderError.code:
+            self.provider_error = ProviderError(event.message)
         elif isinstance(event, Died):
             self._spool.submit(partial(self._store.sweep, event.pid), lambda _: None)
         job = self.table.jobs.get(getattr(event, "key", ""))
@@ -295,7 +296,4 @@ class Service:
 
     def _tell_all(self, job: Job) -> None:
         for subscriber in job.subscribers.values():
-            self._tell(job, subscriber)
-
-    def _tell(self, job: Job, subscriber: Subscriber) -> None:
-        self.send(subscriber.session, replies.progress(subscriber, job))
+            self.send(subscriber.session, replies.progress(subscriber, job))

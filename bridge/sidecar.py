@@ -22,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--grace", type=float, default=10.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache-limit", type=int, default=10 << 30, help="bytes")
+    parser.add_argument("--memory", type=int, help="bytes for a job")
+    parser.add_argument("--provider", action="append", help="execution provider")
+    parser.add_argument("--fallback", action="store_true", help="compute elsewhere without it")
+    parser.add_argument("--metrics", help="HOST:PORT")
     parser.add_argument("--no-ipc", action="store_true", help="loopback ports and a password")
     parser.add_argument("--model", type=Path, action="append", default=[], help="bundle")
     parser.add_argument("--bind", action="append", default=[], help="tcp://HOST:PORT")
@@ -32,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             os._exit(0)
         os.setsid()
 
+    from bridge.errors import StembridgeError
     from bridge.places import has_ipc
-    from bridge.server import AlreadyRunning, ServerConfig, serve
+    from bridge.server import AlreadyRunning, serve
+    from bridge.server_config import ServerConfig
+    from bridge.tasks import EngineOptions
 
     config = ServerConfig(
         directory=arguments.directory,
@@ -42,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         idle_timeout_s=arguments.idle_timeout,
         grace_s=arguments.grace,
         workers=arguments.workers,
+        metrics=arguments.metrics,
+        engine=EngineOptions(
+            providers=None if arguments.provider is None else tuple(arguments.provider),
+            memory_bytes=arguments.memory,
+            fallback=arguments.fallback,
+        ),
         models=tuple(arguments.model),
         binds=tuple(arguments.bind),
         ipc=has_ipc() and not arguments.no_ipc,
@@ -50,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(config)
     except AlreadyRunning:
         return 0
+    except StembridgeError as error:
+        print(f"stembridge: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

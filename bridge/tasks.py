@@ -13,12 +13,23 @@ from bridge.records import JobRecord
 from bridge.separation import Progress, Report
 
 
+class EngineOptions(Struct, frozen=True):
+    """How a server's engines run: see `bridge.engine.Engine`.
+
+    With `fallback` the engine's own choice stands in where a provider asked for cannot be used.
+    """
+
+    providers: tuple[str, ...] | None = None
+    memory_bytes: int | None = None
+    fallback: bool = False
+
+
 class Task(Struct, frozen=True, tag="task"):
     """A job to compute: everything a worker needs, by paths of this machine."""
 
     key: str
     model_path: str
-    providers: tuple[str, ...] | None
+    engine: EngineOptions
     store_path: str
     record: JobRecord
     partial: bool = False
@@ -28,7 +39,7 @@ class Load(Struct, frozen=True, tag="load"):
     """Load a model before the first job needs it."""
 
     model_path: str
-    providers: tuple[str, ...] | None
+    engine: EngineOptions
 
 
 class Abort(Struct, frozen=True, tag="abort"):

@@ -80,7 +80,7 @@ class Worker:
             key = order.key if isinstance(order, Task) else ""
             try:
                 if isinstance(order, Load):
-                    separator.load(Path(order.model_path), order.providers)
+                    separator.load(Path(order.model_path), order.engine)
                 else:
                     separator.separate(order, self._cancel)
             except StembridgeError as error:

@@ -56,6 +56,9 @@ def serve(
         list[str] | None,
         typer.Option(metavar="cpu|cuda|...", help="Execution provider; repeat for more."),
     ] = None,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Compute elsewhere if a provider is missing.")
+    ] = False,
     bind: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,6 +66,13 @@ def serve(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Jobs computed at a time.")] = 1,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GB", min=0.01, help="What one job may use.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve numbers for Prometheus over HTTP."),
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Disk store.", show_default=False)] = None,
     cache_limit: Annotated[float, typer.Option(metavar="GB", min=0.01, help="Its size.")] = 10.0,
     grace: Annotated[
@@ -72,8 +82,9 @@ def serve(
 ) -> None:
     """Run the sidecar in the foreground until it is stopped, or idle for too long."""
     from bridge.bundle import find_bundle
-    from bridge.server import ServerConfig
     from bridge.server import serve as run
+    from bridge.server_config import ServerConfig
+    from bridge.tasks import EngineOptions
 
     run(
         ServerConfig(
@@ -81,10 +92,15 @@ def serve(
             cache=cache_directory(cache),
             cache_limit_bytes=int(cache_limit * 1e9),
             models=tuple(find_bundle(name) for name in model or ()),
-            providers=tuple(provider) if provider else None,
+            engine=EngineOptions(
+                providers=tuple(provider) if provider else None,
+                fallback=fallback,
+                memory_bytes=None if memory is None else int(memory * 1e9),
+            ),
             idle_timeout_s=idle_timeout,
             grace_s=grace,
             workers=workers,
+            metrics=metrics,
             binds=tuple(bind or ()),
             console=True,
         )

@@ -199,7 +199,8 @@ def test_the_network_is_not_served_without_keys(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "none"))
     with sidecar(start=False) as server:
         server.directory.mkdir(mode=0o700, exist_ok=True)
-        from bridge.server import Server, ServerConfig
+        from bridge.server import Server
+        from bridge.server_config import ServerConfig
 
         config = ServerConfig(server.directory, server.cache, binds=("tcp://0.0.0.0:*",))
         with pytest.raises(InputError, match="keys new"):

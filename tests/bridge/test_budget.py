@@ -1,0 +1,93 @@
+"""Memory: counted before a job starts, refused with the numbers, and sized into batches."""
+
+from __future__ import annotations
+
+import re
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_bundle
+from sidecars import RATE, noise, sidecar
+
+from bridge.budget import Need, count_need, plan_batch
+from bridge.engine import Engine
+from bridge.errors import MemoryBudgetError
+from bridge.model import Model
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle.build(tmp_path_factory.mktemp("budget") / "tiny")
+
+
+def test_batches_fill_the_budget_and_no_more() -> None:
+    need = Need(arrays_bytes=1000, window_bytes=100)
+    assert [plan_batch(need, budget, 8) for budget in (1100, 1199, 1200, 1750, 9999)] == [
+        1,
+        1,
+        2,
+        7,
+        8,
+    ]
+    with pytest.raises(MemoryBudgetError, match="are allowed"):
+        plan_batch(need, 1099, 8)
+
+
+def test_what_cannot_fit_is_refused_before_it_starts(bundle: Path) -> None:
+    mixture = noise(30)
+    seen = []
+    with (
+        Engine(bundle, memory_bytes=10 << 20) as engine,
+        pytest.raises(MemoryBudgetError) as error,
+    ):
+        engine.separate(mixture, RATE, ["half", "everything"], progress=seen.append)
+    assert not seen
+    needed, arrays, window, allowed = map(int, re.findall(r"(\d+) MB", str(error.value)))
+    assert allowed == 10
+    assert needed > allowed
+    assert abs(arrays + window - needed) <= 1
+
+
+def test_the_count_of_arrays_is_near_what_is_held(bundle: Path) -> None:
+    mixture = noise(60, rate=44_100)
+    with Engine(bundle) as engine:
+        engine.separate(mixture[:, :44_100], 44_100, ["half"])
+        tracemalloc.start()
+        engine.separate(mixture, 44_100, ["half", "everything"])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        need = count_need(
+            engine.manifest,
+            channels=2,
+            samples=mixture.shape[1],
+            sample_rate=44_100,
+            prompts=2,
+            window=250,
+        )
+    counted = need.arrays_bytes - mixture.nbytes  # the caller's own array was there before
+    assert 0.5 * peak < counted < 2 * peak
+
+
+def test_smaller_batches_give_the_same_bits(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "most_windows", 8)
+    mixture = noise(10)
+    with Engine(bundle) as engine:
+        expected = engine.separate(mixture, RATE, ["half", "everything"])
+        need = count_need(
+            engine.manifest, channels=2, samples=160_000, sample_rate=RATE, prompts=2, window=250
+        )
+    for windows in (1, 3):
+        budget = need.arrays_bytes + windows * need.window_bytes
+        with Engine(bundle, memory_bytes=budget) as engine:
+            result = engine.separate(mixture, RATE, ["half", "everything"])
+        for name, stem in expected.stems.items():
+            assert np.array_equal(result.stems[name], stem)
+
+
+def test_the_server_refuses_with_the_numbers() -> None:
+    with sidecar("--memory", "20000000") as server, server.client() as client:
+        with pytest.raises(MemoryBudgetError, match="20 MB are allowed"):
+            client.separate(noise(200), RATE, ["half"])
+        client.separate(noise(1), RATE, ["half"])
