@@ -1,0 +1,345 @@
+"""DAWproject archives, which Bitwig Studio, Studio One, Cubase and others read and write.
+
+The format is a zip with ``project.xml``, ``metadata.xml`` and audio. Times here are read in
+seconds or, through the constant tempo of the transport, in beats.
+"""
+
+import copy
+import shutil
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import defusedxml.ElementTree
+
+from plugin_host.audio_files import replace_file, temporary_beside
+from plugin_host.daw.session import (
+    Addition,
+    Clip,
+    Placement,
+    SessionError,
+    Source,
+    TrackInfo,
+    one_named,
+    probe_source,
+)
+
+_PROJECT = "project.xml"
+_AUDIO = "audio/stembridge"
+_PRESETS = ".stembridge/presets"
+
+
+class DawprojectSession:
+    """A ``.dawproject`` file.
+
+    Parameters
+    ----------
+    path
+        The archive. Its audio is unpacked to a temporary folder as long as the session is open.
+
+    Raises
+    ------
+    SessionError
+        It cannot be read or holds no project.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unpacked = Path(tempfile.mkdtemp(prefix="stembridge-"))
+        weakref.finalize(self, shutil.rmtree, self._unpacked, ignore_errors=True)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    # A name that leads out of the folder is not followed.
+                    target = (self._unpacked / name).resolve()
+                    if target.is_relative_to(self._unpacked.resolve()):
+                        archive.extract(name, self._unpacked)
+            project = defusedxml.ElementTree.parse(self._unpacked / _PROJECT)
+        except (OSError, zipfile.BadZipFile, ET.ParseError, ValueError) as error:
+            msg = f"{path}: cannot be read as a DAWproject ({error})"
+            raise SessionError(msg) from None
+        self._root: ET.Element = project.getroot()
+        if self._root.tag != "Project":
+            msg = f"{path}: expected a DAWproject, got <{self._root.tag}>"
+            raise SessionError(msg)
+        self._added: dict[str, Path] = {}
+        self._presets = {
+            file.stem: file.read_text("utf-8")
+            for file in sorted((self._unpacked / _PRESETS).glob("*.toml"))
+        }
+
+    @property
+    def root(self) -> ET.Element:
+        """The project's XML."""
+        return self._root
+
+    def tracks(self) -> list[TrackInfo]:
+        """Return all tracks with audio clips in the arrangement, in order."""
+        listed = []
+        for track in self._tracks():
+            clips = [clip for _, clip in self._audio_clips(track)]
+            if clips:
+                channels = max(int(audio.get("channels", "2")) for audio in map(_audio, clips))
+                mute = track.find("Channel/Mute")
+                muted = mute is not None and mute.get("value") == "true"
+                listed.append(TrackInfo(track.get("name", ""), len(clips), channels, muted))
+        return listed
+
+    def clips(self, track: str) -> list[Clip]:
+        """Return what a track plays.
+
+        Raises
+        ------
+        SessionError
+            There is no such track, a file is missing, or a clip is stretched or looped.
+        """
+        return [
+            self._clip(index, beats, clip)
+            for index, (beats, clip) in enumerate(self._audio_clips(self._find(track)))
+        ]
+
+    def media_folder(self) -> Path:
+        """Return a folder for audio on its way into the archive."""
+        return self._unpacked / "stembridge-new"
+
+    def add_tracks(
+        self,
+        source: str,
+        stems: Mapping[str, Sequence[Placement]],
+        *,
+        group: str,
+        mute_source: bool,
+    ) -> Addition:
+        """Add a group with a track for every stem after the source track."""
+        track = self._find(source)
+        owner = next(parent for parent in self._root.iter() if track in list(parent))
+        folder = ET.Element(
+            "Track",
+            {"contentType": "tracks", "loaded": "true", "id": self._new_id(), "name": group},
+        )
+        # The order of a track's elements is fixed: its channel first, then the tracks inside.
+        folder.append(self._channel(track, role="master"))
+        master = folder[0].get("id", "")
+        lanes = self._lanes_of(track)
+        clips = self._audio_clips(track)
+        for name, placements in stems.items():
+            child = ET.SubElement(
+                folder,
+                "Track",
+                {"contentType": "audio", "loaded": "true", "id": self._new_id(), "name": name},
+            )
+            channel = self._channel(None, role="regular")
+            channel.set("destination", master)
+            child.append(channel)
+            new = self._lanes_like(child, placements, clips, name)
+            arrangement = next(p for p in self._root.iter() if lanes in list(p))
+            arrangement.append(new)
+        owner.insert(list(owner).index(track) + 1, folder)
+        mute = track.find("Channel/Mute")
+        silence = mute_source and mute is not None and mute.get("value") != "true"
+        if silence and mute is not None:
+            mute.set("value", "true")
+        return Addition((folder.get("id", ""),), track.get("id") if silence else None)
+
+    def remove(self, addition: Addition) -> None:
+        """Take away the group that was added, its clips, and the mute."""
+        gone: set[str] = set()
+        for parent in list(self._root.iter()):
+            for element in list(parent):
+                if element.tag == "Track" and element.get("id") in addition.tracks:
+                    gone |= {t.get("id", "") for t in element.iter("Track")}
+                    parent.remove(element)
+        for parent in list(self._root.iter()):
+            for element in list(parent):
+                if element.tag == "Lanes" and element.get("track") in gone:
+                    parent.remove(element)
+        for track in self._tracks():
+            mute = track.find("Channel/Mute")
+            if addition.muted and track.get("id") == addition.muted and mute is not None:
+                mute.set("value", "false")
+
+    def preset_texts(self) -> dict[str, str]:
+        """Return the presets inside the archive by name."""
+        return dict(self._presets)
+
+    def set_preset_texts(self, texts: Mapping[str, str]) -> None:
+        """Put presets into the archive, replacing those that were there."""
+        self._presets = dict(texts)
+
+    def write(self, path: Path) -> None:
+        """Write the archive atomically, with the new audio in it.
+
+        Raises
+        ------
+        SessionError
+            It cannot be written.
+        """
+        try:
+            with temporary_beside(path) as temporary:
+                self._write(temporary)
+                replace_file(temporary, path)
+        except OSError as error:
+            msg = f"{path}: cannot be written ({error.strerror or error})"
+            raise SessionError(msg) from error
+
+    def _write(self, path: Path) -> None:
+        used = {file.get("path") for file in self._root.iter("File")}
+        with (
+            zipfile.ZipFile(self.path) as old,
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
+        ):
+            for item in old.infolist():
+                ours = item.filename.startswith(f"{_AUDIO}/")
+                if item.filename.startswith(f"{_PRESETS}/"):
+                    continue
+                if item.filename != _PROJECT and (not ours or item.filename in used):
+                    new.writestr(item, old.read(item))
+            project = ET.tostring(self._root, encoding="UTF-8", xml_declaration=True)
+            new.writestr(_PROJECT, project)
+            for name, text in self._presets.items():
+                new.writestr(f"{_PRESETS}/{name}.toml", text)
+            for name, file in self._added.items():
+                new.write(file, name, zipfile.ZIP_STORED)
+
+    def _tracks(self) -> Iterator[ET.Element]:
+        structure = self._root.find("Structure")
+        return iter(()) if structure is None else structure.iter("Track")
+
+    def _find(self, name: str) -> ET.Element:
+        tracks = [track for track in self._tracks() if self._has_lanes(track)]
+        return tracks[one_named([track.get("name", "") for track in tracks], name)]
+
+    def _has_lanes(self, track: ET.Element) -> bool:
+        return any(True for _ in self._lanes(track))
+
+    def _lanes(self, track: ET.Element) -> Iterator[ET.Element]:
+        for lanes in self._root.iterfind("Arrangement//Lanes"):
+            if lanes.get("track") == track.get("id"):
+                yield lanes
+
+    def _lanes_of(self, track: ET.Element) -> ET.Element:
+        return next(self._lanes(track))
+
+    def _audio_clips(self, track: ET.Element) -> list[tuple[bool, ET.Element]]:
+        """Return the track's audio clips, each with whether its times are beats."""
+        arrangement = self._root.find("Arrangement")
+        outer = "beats"
+        if arrangement is not None and (top := arrangement.find("Lanes")) is not None:
+            outer = top.get("timeUnit", "beats")
+        found = []
+        for lanes in self._lanes(track):
+            for clips in lanes.iter("Clips"):
+                unit = clips.get("timeUnit") or lanes.get("timeUnit") or outer
+                found += [(unit == "beats", c) for c in clips.findall("Clip") if _holds_audio(c)]
+        return found
+
+    def _clip(self, index: int, beats: bool, clip: ET.Element) -> Clip:
+        name = clip.get("name") or f"clip {index + 1}"
+        audio = clip.find("Audio")
+        if audio is None or clip.get("loopEnd") is not None:
+            why = "is looped" if audio is not None else "is warped or holds other clips"
+            msg = f"the clip {name!r} {why}; bounce it in place first"
+            raise SessionError(msg)
+        if clip.get("contentTimeUnit") == "beats":
+            msg = f"the clip {name!r} counts its audio in beats; bounce it in place first"
+            raise SessionError(msg)
+        file = audio.find("File")
+        inside = "" if file is None else file.get("path", "")
+        external = file is not None and file.get("external") == "true"
+        path = (self.path.parent if external else self._unpacked) / inside
+        rate, _, frames = probe_source(path, self.path)
+        scale = self._seconds_per_beat() if beats else 1.0
+        start = round(float(clip.get("playStart", "0")) * rate)
+        duration_s = float(clip.get("duration", str(frames / rate / scale))) * scale
+        samples = min(round(duration_s * rate), frames - start)
+        if start < 0 or samples <= 0:
+            msg = f"the clip {name!r} plays outside its file; bounce it in place first"
+            raise SessionError(msg)
+        at = float(clip.get("time", "0")) * scale
+        return Clip(name, (Source(path),), rate, start, samples, at, samples / rate, str(index))
+
+    def _seconds_per_beat(self) -> float:
+        tempo = self._root.find("Transport/Tempo")
+        if self._root.find("Arrangement/TempoAutomation") is not None or tempo is None:
+            msg = f"{self.path}: clips in beats need one constant tempo; export in seconds instead"
+            raise SessionError(msg)
+        return 60.0 / float(tempo.get("value", "120"))
+
+    def _lanes_like(
+        self,
+        track: ET.Element,
+        placements: Sequence[Placement],
+        clips: Sequence[tuple[bool, ET.Element]],
+        stem: str,
+    ) -> ET.Element:
+        lanes = ET.Element("Lanes", {"track": track.get("id", ""), "id": self._new_id()})
+        units = {beats for beats, _ in clips}
+        unit = "beats" if units == {True} else "seconds"
+        holder = ET.SubElement(lanes, "Clips", {"timeUnit": unit, "id": self._new_id()})
+        for placement in placements:
+            old = clips[int(placement.clip.tag)][1]
+            new = ET.SubElement(holder, "Clip", dict(old.attrib))
+            new.set("name", f"{placement.clip.name} - {stem}")
+            if unit == "seconds":
+                new.set("time", f"{placement.clip.position_s:.12g}")
+                new.set("duration", f"{placement.clip.length_s:.12g}")
+            offset = (placement.clip.start - placement.start) / placement.clip.sample_rate
+            new.set("contentTimeUnit", "seconds")
+            new.set("playStart", f"{offset:.12g}")
+            rate, channels, frames = probe_source(placement.file, self.path)
+            audio = ET.SubElement(
+                new,
+                "Audio",
+                {"channels": str(channels), "duration": f"{frames / rate:.12g}",
+                 "sampleRate": str(rate), "id": self._new_id()},
+            )  # fmt: skip
+            ET.SubElement(audio, "File", {"path": self._store(placement.file)})
+        return lanes
+
+    def _store(self, file: Path) -> str:
+        base = f"{_AUDIO}/{file.parent.parent.name}/{file.parent.name}/{file.name}"
+        name, number = base, 1
+        while self._added.get(name, file) != file or (self._unpacked / name).exists():
+            number += 1
+            name = base.removesuffix(".wav") + f" {number}.wav"
+        self._added[name] = file
+        return name
+
+    def _channel(self, like: ET.Element | None, *, role: str) -> ET.Element:
+        """Return a channel, at the level and place of another one or at unity and centre."""
+        channel = ET.Element(
+            "Channel", {"audioChannels": "2", "role": role, "solo": "false", "id": self._new_id()}
+        )
+        old = None if like is None else like.find("Channel")
+        if old is not None and old.get("destination"):
+            channel.set("destination", old.get("destination", ""))
+        for tag, unit, value in (("Mute", None, "false"), ("Pan", "normalized", "0.5"),
+                                 ("Volume", "linear", "1.0")):  # fmt: skip
+            found = None if old is None or tag == "Mute" else old.find(tag)
+            element = ET.Element(tag) if found is None else copy.deepcopy(found)
+            if found is None:
+                element.set("value", value)
+                if unit:
+                    element.set("unit", unit)
+            element.set("id", self._new_id())
+            channel.append(element)
+        return channel
+
+    def _new_id(self) -> str:
+        taken = {element.get("id") for element in self._root.iter()}
+        self._counter = getattr(self, "_counter", 0)
+        while True:
+            self._counter += 1
+            if (identity := f"stembridge{self._counter}") not in taken:
+                return identity
+
+
+def _holds_audio(clip: ET.Element) -> bool:
+    return any(True for _ in clip.iter("Audio"))
+
+
+def _audio(clip: ET.Element) -> ET.Element:
+    return next(clip.iter("Audio"))

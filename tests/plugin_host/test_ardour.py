@@ -1,0 +1,259 @@
+"""Sessions made, edited, reopened and exported by Ardour itself."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+import soundfile
+from host_audio import music
+
+from plugin_host.cli import main
+from plugin_host.daw.open_session import open_session
+from plugin_host.daw.session import SessionError
+
+RATE = 48000
+SUPERCLOCKS = 282_240_000 // RATE
+FLOAT_EXPORT = "12345678-1234-4321-8765-0123456789ab"
+
+CREATE = """
+local s = create_session(arg[1], "song", 48000)
+s:new_audio_track(2, 2, nil, 1, "Gitarre ö", ARDOUR.PresentationInfo.max_order,
+                  ARDOUR.TrackMode.Normal, true)
+s:save_state("")
+io.write("DONE\\n")
+io.flush()
+close_session()
+"""
+EDIT = """
+local s = load_session(arg[1], "song")
+for t in s:get_tracks():iter() do
+  for r in t:to_track():playlist():region_list():iter() do
+    r:set_position(Temporal.timepos_t(48000), 0)
+    r:trim_front(Temporal.timepos_t(48000 + 12345))
+    r:trim_end(Temporal.timepos_t(48000 * 3))
+    r:to_audioregion():set_scale_amplitude(0.5)
+  end
+end
+s:save_state("")
+io.write("DONE\\n")
+io.flush()
+close_session()
+"""
+EXPORT = """
+local s = load_session(arg[1], arg[3])
+local e = s:simple_export()
+e:set_range(0, 48000 * 4)
+e:set_folder(arg[2])
+e:set_name(arg[4])
+assert(e:set_preset("%s"))
+assert(e:run_export())
+io.write("DONE\\n")
+io.flush()
+close_session()
+"""
+LIST = """
+local s = load_session(arg[1], "song")
+for t in s:get_tracks():iter() do
+  local track = t:to_track()
+  for r in track:playlist():region_list():iter() do
+    local fields = { track:name(), r:position():samples(), r:length():samples(),
+                     r:start():samples(), tostring(track:muted()) }
+    print("REGION|" .. table.concat(fields, "|"))
+  end
+end
+s:save_state("")
+io.write("DONE\\n")
+io.flush()
+close_session()
+"""
+
+
+@pytest.fixture(scope="module")
+def ardour(tmp_path_factory):
+    """Run Lua in Ardour, with a float export preset among the user's."""
+    program = shutil.which("ardour7-lua")
+    assert program, "Ardour is missing; apt-get install ardour"
+    home = tmp_path_factory.mktemp("home")
+    folder = home / "ardour7" / "export"
+    folder.mkdir(parents=True)
+    shipped = Path("/usr/share/ardour7/export")
+    exported = ET.parse(shipped / "BWAV 32float Export.format").getroot()
+    preset = ET.parse(shipped / "FLAC.preset").getroot()
+    preset.set("id", FLOAT_EXPORT)
+    preset.set("name", "float")
+    preset.find("ExportFormat").set("id", exported.get("id"))
+    ET.ElementTree(preset).write(folder / "float.preset")
+
+    def run(script, *arguments):
+        file = home / "script.lua"
+        file.write_text(script)
+        done = subprocess.run(
+            [program, file, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, "XDG_CONFIG_HOME": str(home)},
+        )
+        # Ardour now and then crashes while it closes a session, after all work is done.
+        assert "DONE" in done.stdout, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def put_region(session, wav, name):
+    """Put a file on the only track and connect the track, as a person would in the editor."""
+    tree = ET.parse(session)
+    root = tree.getroot()
+    info = soundfile.info(wav)
+    sources = {}
+    for channel in range(info.channels):
+        identity = str(900 + channel)
+        fields = {"name": str(wav), "type": "audio", "flags": "", "id": identity}
+        ET.SubElement(root.find("Sources"), "Source", fields | {"channel": str(channel)})
+        sources |= {f"source-{channel}": identity, f"master-source-{channel}": identity}
+    region = {
+        "name": name, "muted": "0", "opaque": "1", "start": "a0", "sync-position": "a0",
+        "length": f"a{info.frames * SUPERCLOCKS}@a0", "stretch": "1", "shift": "1",
+        "layering-index": "0", "type": "audio", "first-edit": "nothing", "external": "1",
+        "channels": str(info.channels), "scale-amplitude": "1", "fade-in-active": "1",
+        "fade-out-active": "1", "default-fade-in": "1", "default-fade-out": "1",
+    } | sources  # fmt: skip
+    ET.SubElement(root.find("Regions"), "Region", region | {"id": "910", "whole-file": "1"})
+    playlist = root.find("Playlists")[0]
+    ET.SubElement(playlist, "Region", region | {"id": "911", "whole-file": "0"})
+    for route in root.find("Routes"):
+        for io in route.findall("IO") if route.get("audio-playlist") else ():
+            for number, port in enumerate(io.findall("Port"), 1):
+                if io.get("direction") == "Output":
+                    other = {"other": f"Master/audio_in {number}"}
+                    ET.SubElement(port, "Connection", other)
+    root.set("id-counter", "1000")
+    tree.write(session, encoding="UTF-8", xml_declaration=True)
+
+
+@pytest.fixture
+def session(ardour, tmp_path):
+    """A session by Ardour: one stereo track, its region moved, trimmed and turned down."""
+    folder = tmp_path / "song"
+    ardour(CREATE, folder)
+    soundfile.write(tmp_path / "take 1.wav", music(4, RATE).T, RATE, subtype="PCM_24")
+    put_region(folder / "song.ardour", tmp_path / "take 1.wav", "take 1")
+    ardour(EDIT, folder)
+    return folder
+
+
+def export(ardour, session, out, name, snapshot="song"):
+    out.mkdir(exist_ok=True)
+    ardour(EXPORT % FLOAT_EXPORT, session, out, snapshot, name)
+    audio, rate = soundfile.read(out / f"{name}.wav", dtype="float64")
+    assert rate == RATE
+    assert soundfile.info(out / f"{name}.wav").subtype == "FLOAT"
+    return audio
+
+
+def apply(session, bundle, *arguments):
+    options = ["--model", str(bundle), "--in-process", "--track", "Gitarre ö"]
+    return main(["session", "apply", str(session), *options, *arguments])
+
+
+def regions(ardour, session):
+    lines = ardour(LIST, session).splitlines()
+    return [line.split("|")[1:] for line in lines if line.startswith("REGION")]
+
+
+def test_the_new_tracks_sum_to_what_the_track_played(ardour, session, bundle, tmp_path, capsys):
+    before = export(ardour, session, tmp_path / "out", "before")
+    assert np.abs(before[61000:140000]).max() > 0.05
+
+    assert apply(session, bundle, "-p", "half", "--mute-source") == 0, capsys.readouterr().err
+    after = export(ardour, session, tmp_path / "out", "after")
+
+    null_db = 20 * np.log10(np.abs(after - before).max() + 1e-30)
+    print(f"sum of the stem tracks against the track: {null_db:.1f} dBFS")
+    assert null_db < -90
+    assert sorted(regions(ardour, session)) == [
+        [name, str(48000 + 12345), str(96000 - 12345), start, muted]
+        for name, start, muted in [
+            ("Gitarre ö", "12345", "true"),
+            ("Gitarre ö half", "0", "false"),
+            ("Gitarre ö residual", "0", "false"),
+        ]
+    ]
+
+
+def test_the_rest_of_the_session_stays(session, bundle):
+    before = ET.parse(session / "song.ardour").getroot()
+    assert apply(session, bundle, "-p", "half") == 0
+    after = ET.parse(session / "song.ardour").getroot()
+    ours = {"half", "residual"}
+
+    def canonical(root, tag):
+        return [ET.tostring(child) for child in root.find(tag)]
+
+    for tag in ("Config", "Metadata", "Locations", "TempoMap", "Click"):
+        assert canonical(before, tag) == canonical(after, tag)
+    for tag in ("Sources", "Regions", "Playlists"):
+        assert canonical(after, tag)[: len(before.find(tag))] == canonical(before, tag)
+    names = [route.get("name") for route in after.find("Routes")]
+    assert names[:2] == ["Master", "Gitarre ö"]
+    assert {name.split()[-1] for name in names[2:]} == ours
+    identities = [e.get("id") for e in after.iter() if "id" in e.attrib]
+    assert len(identities) == len(set(identities))
+
+
+def test_undo_and_a_second_run(ardour, session, bundle):
+    before = ET.canonicalize(from_file=str(session / "song.ardour"))
+    assert apply(session, bundle, "-p", "half", "--mute-source") == 0
+    assert apply(session, bundle, "-p", "half") == 0
+    names = [track.name for track in open_session(session).tracks()]
+    assert names == [
+        "Gitarre ö",
+        *("Gitarre ö half", "Gitarre ö residual"),
+        *("Gitarre ö half 2", "Gitarre ö residual 2"),
+    ]
+    # Ardour saves it in between, as it would when somebody has worked on.
+    assert len(regions(ardour, session)) == 5
+    assert main(["session", "undo", str(session)]) == 0
+    assert main(["session", "undo", str(session)]) == 0
+    assert [track.name for track in open_session(session).tracks()] == ["Gitarre ö"]
+    assert not open_session(session).tracks()[0].muted
+    assert main(["session", "undo", str(session)]) == 2
+    after = ET.fromstring(ET.canonicalize(from_file=str(session / "song.ardour")))
+    assert len(after.find("Sources")) == len(ET.fromstring(before).find("Sources"))
+    assert len(regions(ardour, session)) == 1
+
+
+def test_a_snapshot_instead_of_the_session(ardour, session, bundle, tmp_path):
+    original = (session / "song.ardour").read_bytes()
+    snapshot = session / "with stems.ardour"
+    assert apply(session, bundle, "-p", "half", "--out", str(snapshot)) == 0
+    assert (session / "song.ardour").read_bytes() == original
+    export(ardour, session, tmp_path / "out", "snapshot", "with stems")
+    assert apply(session, bundle, "-p", "half", "--out", str(tmp_path / "x.ardour")) == 2
+
+
+def test_what_cannot_be_honoured_is_named(session, bundle, capsys):
+    file = session / "song.ardour"
+    text = file.read_text()
+    assert apply(session, bundle, "-p", "half", "--range", "100:101") == 2
+    assert "plays nothing from 100 to 101 s" in capsys.readouterr().err
+    file.write_text(text.replace('start="a72588600"', 'start="b1920"', 1))
+    assert file.read_text() != text
+    with pytest.raises(SessionError, match="tied to beats"):
+        open_session(session).clips("Gitarre ö")
+    file.write_text(text.replace("take 1.wav", "take 2.wav"))
+    with pytest.raises(SessionError, match="relink"):
+        open_session(session).clips("Gitarre ö")
+    with pytest.raises(SessionError, match="no track 'Bass'; there are 'Gitarre ö'"):
+        open_session(session).clips("Bass")
+    file.write_text("<Session")
+    with pytest.raises(SessionError, match="cannot be read"):
+        open_session(session)
+    assert sys.getdefaultencoding() == "utf-8"

@@ -1,0 +1,201 @@
+"""DAWproject archives: read, added to, valid, and the same elsewhere."""
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+import soundfile
+from host_audio import music
+
+from plugin_host.cli import main
+from plugin_host.daw.dawproject import DawprojectSession
+from plugin_host.daw.open_session import open_session
+from plugin_host.daw.session import SessionError
+
+RATE = 44100
+SCHEMA = Path(__file__).parents[3] / "shared" / "daw" / "Project.xsd"
+
+PROJECT = """<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
+<Project version="1.0">
+  <Application name="Bitwig Studio" version="5.0"/>
+  <Transport>
+    <Tempo max="666" min="20" unit="bpm" value="120" id="id0" name="Tempo"/>
+    <TimeSignature denominator="4" numerator="4" id="id1"/>
+  </Transport>
+  <Structure>
+    <Track contentType="audio" loaded="true" id="id2" name="Gitarre ö" color="#a2eabf">
+      <Channel audioChannels="2" destination="id9" role="regular" solo="false" id="id3">
+        <Mute value="false" id="id5" name="Mute"/>
+        <Pan max="1" min="0" unit="normalized" value="0.5" id="id6" name="Pan"/>
+        <Volume max="2" min="0" unit="linear" value="0.7" id="id4" name="Volume"/>
+      </Channel>
+    </Track>
+    <Track contentType="audio notes" loaded="true" id="id8" name="Master">
+      <Channel audioChannels="2" role="master" solo="false" id="id9">
+        <Mute value="false" id="id10"/>
+        <Pan unit="normalized" value="0.5" id="id11"/>
+        <Volume unit="linear" value="1" id="id12"/>
+      </Channel>
+    </Track>
+  </Structure>
+  <Arrangement id="id13">
+    <Lanes timeUnit="{unit}" id="id14">
+      <Lanes track="id2" id="id15">
+        <Clips id="id16">
+          <Clip time="{time}" duration="{duration}" contentTimeUnit="seconds" playStart="0.5"
+                fadeTimeUnit="seconds" fadeInTime="0.01" fadeOutTime="0.02" name="take 1">
+            <Audio channels="2" duration="4" sampleRate="44100" id="id17">
+              <File path="audio/take 1.wav"/>
+            </Audio>
+          </Clip>
+        </Clips>
+      </Lanes>
+    </Lanes>
+    <Markers><Marker time="1" name="Refrain"/></Markers>
+  </Arrangement>
+  <Scenes/>
+</Project>
+"""
+
+
+@pytest.fixture(params=["seconds", "beats"])
+def project(request, tmp_path):
+    path = tmp_path / "Lied ö.dawproject"
+    times = {"seconds": ("2.5", "1.25"), "beats": ("5", "2.5")}[request.param]
+    xml = PROJECT.format(unit=request.param, time=times[0], duration=times[1])
+    soundfile.write(tmp_path / "take 1.wav", music(4, RATE).T, RATE, subtype="PCM_24")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("project.xml", xml)
+        archive.writestr("metadata.xml", "<MetaData><Title>Lied</Title></MetaData>")
+        archive.write(tmp_path / "take 1.wav", "audio/take 1.wav")
+        archive.writestr("plugins/state.fxb", b"\0\1\2")
+    return path
+
+
+def apply(path, bundle, *arguments):
+    options = ["--track", "Gitarre ö", "--model", str(bundle), "--in-process", *arguments]
+    return main(["session", "apply", str(path), *options])
+
+
+def played(clip):
+    audio, _ = soundfile.read(clip.sources[0].path, dtype="float32", always_2d=True)
+    part = audio[clip.start : clip.start + clip.samples]
+    assert len(part) == clip.samples
+    return part
+
+
+def test_the_clips_of_a_track_are_read(project):
+    (clip,) = open_session(project).clips("gitarre ö")
+    assert (clip.position_s, clip.length_s, clip.start, clip.samples) == (2.5, 1.25, 22050, 55125)
+
+
+def test_the_new_tracks_play_the_stems_of_what_the_old_one_plays(project, bundle):
+    session = DawprojectSession(project)
+    (old,) = session.clips("Gitarre ö")
+    expected = played(old)
+    assert apply(project, bundle, "-p", "vox=half", "--mute-source") == 0
+    after = DawprojectSession(project)
+    assert [(t.name, t.clips, t.muted) for t in after.tracks()] == [
+        ("Gitarre ö", 1, True),
+        ("vox", 1, False),
+        ("residual", 1, False),
+    ]
+    new = [after.clips(name)[0] for name in ("vox", "residual")]
+    assert {(c.position_s, c.length_s) for c in new} == {(2.5, 1.25)}
+    assert np.abs(sum(map(played, new)) - expected).max() < 1e-5
+
+
+def test_everything_else_stays(project, bundle):
+    with zipfile.ZipFile(project) as archive:
+        before = {name: archive.read(name) for name in archive.namelist()}
+    assert apply(project, bundle, "-p", "half", "--mute-source") == 0
+    with zipfile.ZipFile(project) as archive:
+        after = {name: archive.read(name) for name in archive.namelist()}
+    for name in ("metadata.xml", "audio/take 1.wav", "plugins/state.fxb"):
+        assert after[name] == before[name]
+    root = ET.fromstring(after["project.xml"])
+    structure = root.find("Structure")
+    structure.remove(structure[1])
+    lanes = root.find("Arrangement/Lanes")
+    for added in list(lanes)[1:]:
+        lanes.remove(added)
+    root.find("Structure/Track/Channel/Mute").set("value", "false")
+    assert ET.canonicalize(ET.tostring(root), strip_text=True) == ET.canonicalize(
+        before["project.xml"], strip_text=True
+    )
+
+
+def test_undo_and_a_second_run(project, bundle):
+    with zipfile.ZipFile(project) as archive:
+        before = ET.canonicalize(archive.read("project.xml"), strip_text=True)
+    assert apply(project, bundle, "-p", "half", "--mute-source") == 0
+    assert apply(project, bundle, "-p", "half") == 0
+    assert len(open_session(project).tracks()) == 5
+    assert main(["session", "undo", str(project)]) == 0
+    assert main(["session", "undo", str(project)]) == 0
+    with zipfile.ZipFile(project) as archive:
+        assert ET.canonicalize(archive.read("project.xml"), strip_text=True) == before
+        assert not [n for n in archive.namelist() if n.startswith("audio/stembridge")]
+
+
+@pytest.mark.skipif(not SCHEMA.exists(), reason="the format's XSD is not part of this project")
+def test_the_output_validates_against_the_schema(project, bundle, tmp_path):
+    assert apply(project, bundle, "-p", "half", "--mute-source") == 0
+    with zipfile.ZipFile(project) as archive:
+        archive.extract("project.xml", tmp_path)
+    xmllint = shutil.which("xmllint")
+    assert xmllint, "xmllint is missing; apt-get install libxml2-utils"
+    command = [xmllint, "--noout", "--schema", SCHEMA, tmp_path / "project.xml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('playStart="0.5"', 'playStart="0.5" loopStart="0" loopEnd="1"', "looped"),
+        ("<Audio ", "<Warps timeUnit='beats'><Audio ", "warped"),
+        ("audio/take 1.wav", "audio/take 9.wav", "relink"),
+        ("audio/take 1.wav", "../../../../../../etc/hostname", "not audio"),
+        ('contentTimeUnit="seconds"', 'contentTimeUnit="beats"', "counts its audio in beats"),
+        ("<Project ", "<!DOCTYPE x [<!ENTITY a 'b'>]><Project ", "cannot be read"),
+        ("<Project ", "<Projekt ", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(tmp_path, old, new, expected):
+    xml = PROJECT.format(unit="seconds", time="2.5", duration="1.25")
+    xml = xml.replace(old, new).replace("?><!", "?>\n<!")
+    if "Warps" in new:
+        xml = xml.replace("</Audio>", "</Audio></Warps>")
+    soundfile.write(tmp_path / "take 1.wav", music(4, RATE).T, RATE)
+    path = tmp_path / "a.dawproject"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("project.xml", xml)
+        archive.write(tmp_path / "take 1.wav", "audio/take 1.wav")
+    with pytest.raises(SessionError, match=expected):
+        DawprojectSession(path).clips("Gitarre ö")
+
+
+def test_names_that_lead_out_of_the_archive_are_not_unpacked(tmp_path):
+    path = tmp_path / "a.dawproject"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("project.xml", "<Project version='1.0'/>")
+        archive.writestr("../../escaped.txt", "x")
+    assert DawprojectSession(path).tracks() == []
+    assert not list(tmp_path.parent.glob("**/escaped.txt"))
+
+
+def test_a_file_that_is_no_archive_is_told(tmp_path, capsys):
+    (tmp_path / "a.dawproject").write_text("not a zip")
+    assert main(["session", "list", str(tmp_path / "a.dawproject")]) == 2
+    assert main(["session", "list", str(tmp_path / "none.rpp")]) == 2
+    (tmp_path / "a.als").write_text("")
+    assert main(["session", "list", str(tmp_path / "a.als")]) == 2
+    err = capsys.readouterr().err
+    assert "cannot be read as a DAWproject" in err
+    assert "no such session" in err
+    assert "expected .rpp, .dawproject or .ardour" in err
