@@ -1,7 +1,8 @@
 """`Separate`: one prompted stem as an effect."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -136,14 +137,23 @@ class Separate(Effect):
         del buffer_size
         if self.bypass or self.wet == 0.0:
             return PassStream(channels)
+        lanes = SeparationStream(self.separator, self.plan, sample_rate, channels, strict=strict)
+        return _Kept(lanes, self.mix)
+
+    @property
+    def plan(self) -> SeparationPlan:
+        """What is separated and how; the prompt's stem is called ``target``."""
         settings = {n: self._values[n] for n in _SETTINGS if self._values[n] is not None}
-        plan = SeparationPlan(
+        return SeparationPlan(
             (Prompt(self.prompt, "target", self.spans),),
             SettingOptions(**settings),  # type: ignore[typeddict-item]
             self.segment_s,
         )
-        lanes = SeparationStream(self._separator, plan, sample_rate, channels, strict=strict)
-        return _Kept(lanes, self.parameters)
+
+    @property
+    def mix(self) -> Callable[[Lanes], Audio]:
+        """What makes the kept audio of lanes, with the parameters as they are now."""
+        return functools.partial(_mix, self.parameters)
 
     def close(self) -> None:
         """Drop the stream and let go of the sidecar."""
@@ -208,16 +218,17 @@ class Separate(Effect):
             **options,
         )
 
-    def _separator(self) -> Separator:
+    def separator(self) -> Separator:
+        """Return what separates, opened when it is first needed."""
         return self._own.get() if self._given is None else self._given
 
 
 class _Kept:
     """The stream of a `Separate`: from lanes to what is kept."""
 
-    def __init__(self, lanes: SeparationStream, values: Mapping[str, Any]) -> None:
+    def __init__(self, lanes: SeparationStream, mix: Callable[[Lanes], Audio]) -> None:
         self._lanes = lanes
-        self._values = values
+        self._mix = mix
 
     @property
     def held_samples(self) -> int:
@@ -242,16 +253,17 @@ class _Kept:
         """Stop the separation."""
         self._lanes.close()
 
-    def _mix(self, lanes: Lanes) -> Audio:
-        gain = np.float32(10 ** (self._values["gain_db"] / 20))
-        target, residual, dry = lanes["target"], lanes[RESIDUAL], lanes[DRY]
-        kept = {
-            "target": gain * target,
-            "residual": gain * residual,
-            "remix": gain * target + residual,
-        }[self._values["keep"]]
-        wet = np.float32(self._values["wet"])
-        return np.asarray(wet * kept + (1 - wet) * (target + residual) + dry, np.float32)
+
+def _mix(values: Mapping[str, Any], lanes: Lanes) -> Audio:
+    gain = np.float32(10 ** (values["gain_db"] / 20))
+    target, residual, dry = lanes["target"], lanes[RESIDUAL], lanes[DRY]
+    kept = {
+        "target": gain * target,
+        "residual": gain * residual,
+        "remix": gain * target + residual,
+    }[values["keep"]]
+    wet = np.float32(values["wet"])
+    return np.asarray(wet * kept + (1 - wet) * (target + residual) + dry, np.float32)
 
 
 def _check(name: str, values: Mapping[str, Any]) -> None:

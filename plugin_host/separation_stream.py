@@ -8,11 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bridge.errors import Cancelled, StembridgeError
 from bridge.request import RESIDUAL, Prompt, SettingOptions, Span
-from bridge.separation import Progress, Separation
+from bridge.separation import Progress, ProgressCallback, Separation
 from plugin_host.audio_files import Audio
 from plugin_host.separators import Separator
 
@@ -160,30 +159,18 @@ class SeparationStream:
         self._input_start = keep
 
     def _separate(self, audio: Audio, start: int) -> Lanes:
-        seconds = start / self._rate
-        duration_s = audio.shape[1] / self._rate
-        lanes = {name: np.zeros_like(audio) for name in self._names()}
-        prompts = _shift_prompts(self._plan.prompts, seconds, duration_s)
-        if audio.shape[1] == 0:
-            return lanes
-        if not prompts:
-            lanes[RESIDUAL] = audio
-            return lanes
         if self._failure is not None and time.monotonic() < self._retry_at:
             raise self._failure
         try:
-            result: Separation = self._separator().separate(
-                audio, self._rate, prompts, progress=self._stop_if_closed, **self._plan.settings
+            lanes = separate_segment(
+                self._separator, self._plan, audio, self._rate, start, self._stop_if_closed
             )
         except Exception as error:
             # A dead sidecar takes a while to be sure of; the next segments need not wait again.
             self._failure, self._retry_at = error, time.monotonic() + _RETRY_S
             raise
         self._failure = None
-        return {**lanes, **result.stems, RESIDUAL: result.residual}
-
-    def _names(self) -> Sequence[str]:
-        return (*(prompt.stem for prompt in self._plan.prompts), RESIDUAL, DRY)
+        return lanes
 
     def _stop_if_closed(self, progress: Progress) -> None:
         del progress
@@ -209,7 +196,7 @@ class SeparationStream:
             # Whatever it was, the audio goes on.
             known = isinstance(error, StembridgeError)
             self.dry_reason = str(error) if known else f"{type(error).__name__}: {error}"
-            lanes = {name: np.zeros_like(segment.audio) for name in self._names()}
+            lanes = {name: np.zeros_like(segment.audio) for name in lane_names(self._plan)}
             lanes[DRY] = segment.audio
         else:
             self.dry_reason = None
@@ -219,13 +206,12 @@ class SeparationStream:
         """Fade from the segment before, and keep back the part that fades into the next."""
         joined = dict(lanes)
         if self._fading is not None:
-            fade = _fade_in(next(iter(self._fading.values())).shape[1])
-            width = fade.shape[0]
+            width = self._fading[DRY].shape[1]
+            head = cross_fade(
+                self._fading, {name: audio[:, :width] for name, audio in joined.items()}
+            )
             for name, audio in joined.items():
-                # Written so that two equal sides give just that.
-                before = self._fading[name]
-                head = before + fade * (audio[:, :width] - before)
-                joined[name] = np.concatenate([head, audio[:, width:]], axis=1)
+                joined[name] = np.concatenate([head[name], audio[:, width:]], axis=1)
         self._fading = None
         if last or self._length is None:
             return joined
@@ -234,10 +220,43 @@ class SeparationStream:
         return {name: audio[:, :keep] for name, audio in joined.items()}
 
 
-def _fade_in(samples: int) -> NDArray[np.float32]:
-    """Return a raised cosine from 0 to 1, ``(samples,)``."""
+def lane_names(plan: SeparationPlan) -> tuple[str, ...]:
+    """Return the names of all lanes of a plan."""
+    return (*(prompt.stem for prompt in plan.prompts), RESIDUAL, DRY)
+
+
+def separate_segment(  # noqa: PLR0917 -- one value each of what decides a segment
+    separator: Callable[[], Separator],
+    plan: SeparationPlan,
+    audio: Audio,
+    sample_rate: int,
+    start: int,
+    progress: ProgressCallback | None = None,
+) -> Lanes:
+    """Separate a segment that begins ``start`` samples into the stream.
+
+    Errors are those of `Separator.separate`.
+    """
+    lanes = {name: np.zeros_like(audio) for name in lane_names(plan)}
+    prompts = _shift_prompts(plan.prompts, start / sample_rate, audio.shape[1] / sample_rate)
+    if audio.shape[1] == 0:
+        return lanes
+    if not prompts:
+        lanes[RESIDUAL] = audio
+        return lanes
+    result: Separation = separator().separate(
+        audio, sample_rate, prompts, progress=progress, **plan.settings
+    )
+    return {**lanes, **result.stems, RESIDUAL: result.residual}
+
+
+def cross_fade(before: Lanes, after: Lanes) -> Lanes:
+    """Fade from the lanes of a segment to those of the next over a stretch they share."""
+    samples = next(iter(before.values())).shape[1]
     positions = (np.arange(samples) + 0.5) / max(samples, 1)
-    return (0.5 - 0.5 * np.cos(np.pi * positions)).astype(np.float32)
+    fade = (0.5 - 0.5 * np.cos(np.pi * positions)).astype(np.float32)
+    # Written so that two equal sides give just that.
+    return {name: before[name] + fade * (after[name] - before[name]) for name in before}
 
 
 def _shift_prompts(
