@@ -46,6 +46,10 @@ class Workers(Protocol):
         """Compute a task; ends in one `Finished`, `Broken` or `Died` with its key."""
         ...
 
+    def load(self, order: Load) -> None:
+        """Load a model before the first task needs it."""
+        ...
+
     def abort(self, key: str) -> None:
         """Stop a task."""
         ...

@@ -17,10 +17,12 @@ from bridge.descriptors import StemInfo
 from bridge.disk_journal import DiskJournal
 from bridge.engine import Engine
 from bridge.errors import ProviderError
+from bridge.journal import Journal
 from bridge.protocol import CHUNK_BYTES
 from bridge.providers import CPU
 from bridge.records import RESULTS, ResultRecord
 from bridge.request import RESIDUAL
+from bridge.separation import Separation
 from bridge.store import Store
 from bridge.tasks import Advanced, EngineOptions, Event, Finished, Loaded, Preview, Task
 
@@ -89,22 +91,10 @@ class Separator:
             store.path(audio.sha256), "<f4", mode="r", shape=(audio.channels, audio.samples)
         )
         journal = DiskJournal(store, task.key, partial(self._show, task) if task.partial else None)
-        result = engine.separate(
-            mixture,
-            audio.sample_rate,
-            list(task.record.prompts),
-            progress=lambda progress: self._say(Advanced(task.key, progress)),
-            cancel=cancel,
-            journal=journal,
-            **asdict(task.record.settings),
-        )
-        stems = {**result.stems, RESIDUAL: result.residual}
-        # Waiting for the disk is most of it, and it can wait for several files at once.
-        with ThreadPoolExecutor(_WRITERS) as pool:
-            infos = tuple(pool.map(partial(_stored, store), stems, stems.values()))
-        store.write_record(RESULTS, task.key, ResultRecord(task.record, result.report, infos))
+        result = compute(engine, task, mixture, cancel, say=self._say, journal=journal)
+        finished = store_result(store, task, result)
         journal.forget()
-        self._say(Finished(task.key, result.report, infos))
+        self._say(finished)
 
     def _show(self, task: Task, stem: str, start: int, audio: npt.NDArray[np.float32]) -> None:
         """Post a preview in pieces that fit into a message."""
@@ -117,6 +107,37 @@ class Separator:
 
     def _say(self, event: Event) -> None:
         self._post(event)
+
+
+def compute(
+    engine: Engine,
+    task: Task,
+    mixture: npt.NDArray[np.float32],
+    cancel: threading.Event,
+    *,
+    say: Callable[[Event], None],
+    journal: Journal | None = None,
+) -> Separation:
+    """Run a task's separation; `say` hears of its progress."""
+    return engine.separate(
+        mixture,
+        task.record.audio.sample_rate,
+        list(task.record.prompts),
+        progress=lambda progress: say(Advanced(task.key, progress)),
+        cancel=cancel,
+        journal=journal,
+        **asdict(task.record.settings),
+    )
+
+
+def store_result(store: Store, task: Task, result: Separation) -> Finished:
+    """Write the stems of a task and its record into the store."""
+    stems = {**result.stems, RESIDUAL: result.residual}
+    # Waiting for the disk is most of it, and it can wait for several files at once.
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        infos = tuple(pool.map(partial(_stored, store), stems, stems.values()))
+    store.write_record(RESULTS, task.key, ResultRecord(task.record, result.report, infos))
+    return Finished(task.key, result.report, infos)
 
 
 def _engine(model_path: Path, options: EngineOptions) -> Engine:

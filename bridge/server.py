@@ -34,7 +34,7 @@ from bridge.logs import log, set_up
 from bridge.messages import Failed, JobProgress, Message, Partial
 from bridge.metrics import Metrics
 from bridge.places import log_file, models_directory
-from bridge.pool import Pool
+from bridge.pool import Pool, Workers
 from bridge.protocol import Buffer, decode, encode
 from bridge.server_config import ServerConfig
 from bridge.service import Service
@@ -102,8 +102,7 @@ class Server:
     def run(self) -> None:
         """Serve until stopped, or idle for too long."""
         config = self._config
-        endpoint = f"ipc://{config.directory}/workers.sock" if config.ipc else "tcp://127.0.0.1:*"
-        pool = Pool(endpoint, config.workers, self._post_event)
+        pool = self._hire()
         self._service.workers = pool
         control = Control(
             bindings=self._bindings,
@@ -148,6 +147,15 @@ class Server:
             self._inbox.close()
             log("stopped")
             self._lock.release()
+
+    def _hire(self) -> Workers:
+        config = self._config
+        if config.ray is not None:
+            from bridge.farm import Farm
+
+            return Farm(config.ray, config.workers, self._post_event)
+        endpoint = f"ipc://{config.directory}/workers.sock" if config.ipc else "tcp://127.0.0.1:*"
+        return Pool(endpoint, config.workers, self._post_event)
 
     def _endpoints(self) -> list[str]:
         return [binding.address.control for binding in self._bindings]

@@ -39,6 +39,8 @@ class ServerConfig:
         Whether this user's clients come through ipc sockets, or through loopback ports.
     limits : Limits
         Per client.
+    ray : str or None
+        Address of a Ray cluster that computes instead of processes here.
     metrics : str or None
         ``HOST:PORT`` of the Prometheus endpoint, if one is wanted.
     console : bool
@@ -57,5 +59,6 @@ class ServerConfig:
     keys: Path | None = None
     ipc: bool = field(default_factory=has_ipc)
     limits: Limits = field(default_factory=Limits)
+    ray: str | None = None
     metrics: str | None = None
     console: bool = False

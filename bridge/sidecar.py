@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, help="bytes for a job")
     parser.add_argument("--provider", action="append", help="execution provider")
     parser.add_argument("--fallback", action="store_true", help="compute elsewhere without it")
+    parser.add_argument("--ray", help="address of a cluster, or local")
     parser.add_argument("--metrics", help="HOST:PORT")
     parser.add_argument("--no-ipc", action="store_true", help="loopback ports and a password")
     parser.add_argument("--model", type=Path, action="append", default=[], help="bundle")
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         idle_timeout_s=arguments.idle_timeout,
         grace_s=arguments.grace,
         workers=arguments.workers,
+        ray=arguments.ray,
         metrics=arguments.metrics,
         engine=EngineOptions(
             providers=None if arguments.provider is None else tuple(arguments.provider),

@@ -69,6 +69,10 @@ def serve(
     memory: Annotated[
         float | None, typer.Option(metavar="GB", min=0.01, help="What one job may use.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster; 'local' starts one."),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Serve numbers for Prometheus over HTTP."),
@@ -100,6 +104,7 @@ def serve(
             idle_timeout_s=idle_timeout,
             grace_s=grace,
             workers=workers,
+            ray=ray,
             metrics=metrics,
             binds=tuple(bind or ()),
             console=True,
