@@ -51,6 +51,7 @@ COMMANDS = (
     Command("demo", "demo", "Separate the bundled mixture and show how well it went."),
     Command("render", "render", "Render files through the chain of a preset."),
     Command("preset", "preset", "List, show, save and share presets."),
+    Command("daw", "daw", "Install scripts for inside a DAW."),
     Command("live", "live", "Play stems in place, as a JACK or PipeWire insert."),
     Command("session", "session", "Add stems to the tracks of a DAW session."),
     Command("serve", "serve", "Run the sidecar."),
