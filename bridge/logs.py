@@ -35,15 +35,28 @@ class _JsonLines(logging.Formatter):
 
 
 class LogMemory(logging.Handler):
-    """Keeps the newest records, formatted."""
+    """Keeps the newest records, formatted.
+
+    Attributes
+    ----------
+    others : list of logging.Handler
+        The handlers set up with this one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: deque[str] = deque(maxlen=_KEPT_RECORDS)
+        self.others: list[logging.Handler] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
         self._lines.append(self.format(record))
+
+    def detach(self) -> None:
+        """Stop logging, here and to where else the server logs."""
+        for handler in (self, *self.others):
+            LOGGER.removeHandler(handler)
+            handler.close()
 
     def newest(self, count: int) -> tuple[str, ...]:
         """Return up to `count` lines, oldest first."""
@@ -62,6 +75,7 @@ def set_up(path: Path, *, console: bool) -> LogMemory:
     for handler in handlers:
         handler.setFormatter(_JsonLines())
         LOGGER.addHandler(handler)
+    memory.others = handlers[1:]
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     return memory

@@ -6,6 +6,7 @@ workers. None of them computes; that happens in `bridge.worker`'s processes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -67,16 +68,27 @@ class Server:
         self._lock = LockFile(config.directory / LOCK)
         if not self._lock.acquire():
             raise AlreadyRunning(f"a server is running in {config.directory} already")
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._lock.release)
+            self._set_up(config, ending)
+            # From here on it is `run` that ends what was begun.
+            self._ending = ending.pop_all()
+
+    def _set_up(self, config: ServerConfig, ending: contextlib.ExitStack) -> None:
+        self._memory = set_up(log_file(config.directory), console=config.console)
+        ending.callback(self._memory.detach)
         self._stopping = threading.Event()
         self._inbox: Inbox[Callable[[], None]] = Inbox()
+        ending.callback(self._inbox.close)
         self._outbox: deque[tuple[Peer, Message, Buffer | None]] = deque()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        ending.callback(self._context.destroy)
         self._id = secrets.token_hex(8)
-        self._memory = set_up(log_file(config.directory), console=config.console)
         self._store = Store(config.cache, config.cache_limit_bytes)
         self._store.sweep()
         self._sessions = Sessions(config.grace_s)
         self._spool = Spool("disk", self._inbox.put)
+        ending.callback(self._spool.close)
         self._catalogue = Catalogue(models_directory(config.directory), config.models)
         self._service = Service(
             self._catalogue, self._store, self._spool, self._send, config.engine
@@ -91,6 +103,7 @@ class Server:
             send=self._send,
         )
         self._door = Door(self._context, KeyRing(config.keys))
+        ending.callback(self._door.close)
         self._bindings = [self._door.bind_private(config.directory, ipc=config.ipc)]
         self._bindings += [self._door.bind_remote(endpoint) for endpoint in config.binds]
 
@@ -101,52 +114,45 @@ class Server:
 
     def run(self) -> None:
         """Serve until stopped, or idle for too long."""
-        config = self._config
-        pool = self._hire()
-        self._service.workers = pool
-        control = Control(
-            bindings=self._bindings,
-            allows=self._door.allows,
-            service=self._service,
-            desk=self._desk,
-            sessions=self._sessions,
-            catalogue=self._catalogue,
-            store=self._store,
-            limits=config.limits,
-            memory=self._memory,
-            server_id=self._id,
-            wake=lambda: self._inbox.put(lambda: None),
-            stop=self.stop,
-        )
-        metrics: Metrics | None = None
-        try:
-            if config.metrics is not None:
-                metrics = Metrics(config.metrics, control.status)
+        with self._ending as ending:
+            ending.callback(log, "stopped")
+            pool = self._hire()
+            ending.callback(pool.close)
+            self._service.workers = pool
+            control = Control(
+                bindings=self._bindings,
+                allows=self._door.allows,
+                service=self._service,
+                desk=self._desk,
+                sessions=self._sessions,
+                catalogue=self._catalogue,
+                store=self._store,
+                limits=self._config.limits,
+                memory=self._memory,
+                server_id=self._id,
+                wake=lambda: self._inbox.put(lambda: None),
+                stop=self.stop,
+            )
+            ending.callback(control.close)
+            if self._config.metrics is not None:
+                metrics = Metrics(self._config.metrics, control.status)
+                ending.callback(metrics.close)
                 log("metrics", port=metrics.port)
             self._announce()
+            ending.callback((self._config.directory / ADDRESS_FILE).unlink, missing_ok=True)
             log("started", pid=os.getpid(), endpoints=self._endpoints(), version=PACKAGE)
-            with self._service.lock:
-                self._service.resume_kept()
-            if config.engine.providers is not None:
-                # Whether they are there is known before anybody waits for a job.
-                paths = [*config.models, *list_bundles().values()][:1]
-                for path in paths:
-                    pool.load(Load(str(path), config.engine))
+            self._begin(pool)
             self._serve()
-        finally:
-            (config.directory / ADDRESS_FILE).unlink(missing_ok=True)
-            if metrics is not None:
-                metrics.close()
-            control.close()
-            pool.close()
-            self._spool.close()
-            self._door.close()
-            for binding in self._bindings:
-                binding.jobs.close()
-            self._context.term()
-            self._inbox.close()
-            log("stopped")
-            self._lock.release()
+
+    def _begin(self, pool: Workers) -> None:
+        """Take up what an earlier run left, and check what was asked for."""
+        with self._service.lock:
+            self._service.resume_kept()
+        options = self._config.engine
+        if options.providers is not None:
+            # Whether they are there is known before anybody waits for a job.
+            for path in [*self._config.models, *list_bundles().values()][:1]:
+                pool.load(Load(str(path), options))
 
     def _hire(self) -> Workers:
         config = self._config
