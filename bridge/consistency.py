@@ -14,6 +14,7 @@ TEXT_ENCODER: Final = "text_encoder"
 CODEC_ENCODER: Final = "codec_encoder"
 CODEC_DECODER: Final = "codec_decoder"
 VELOCITY: Final = "velocity"
+SPAN_PREDICTOR: Final = "span_predictor"
 
 # Per role: the inputs that the graph must have, those that it may have, and its output.
 _ROLES: Final[dict[str, tuple[frozenset[str], frozenset[str], str]]] = {
@@ -25,7 +26,13 @@ _ROLES: Final[dict[str, tuple[frozenset[str], frozenset[str], str]]] = {
         frozenset({"video"}),
         "velocity",
     ),
+    SPAN_PREDICTOR: (
+        frozenset({"latents", "input_ids", "attention_mask"}),
+        frozenset(),
+        "logits",
+    ),
 }
+_OPTIONAL_ROLES: Final = frozenset({SPAN_PREDICTOR})
 
 
 def faults(manifest: Manifest) -> Iterator[str]:
@@ -62,9 +69,16 @@ def faults(manifest: Manifest) -> Iterator[str]:
             "up and a hop that divides it at least twice"
         )
     yield from _file_faults(manifest)
+    yield from _role_faults(manifest)
+
+
+def _role_faults(manifest: Manifest) -> Iterator[str]:
+    if (manifest.span_prediction is None) != (SPAN_PREDICTOR not in manifest.graphs):
+        yield "$.span_prediction and $.graphs.span_predictor do not come together"
     for role, (required, optional, output) in _ROLES.items():
         if role not in manifest.graphs:
-            yield f"$.graphs lacks the role {role!r}"
+            if role not in _OPTIONAL_ROLES:
+                yield f"$.graphs lacks the role {role!r}"
             continue
         graph = manifest.graphs[role]
         inputs = {spec.name for spec in graph.inputs}
@@ -89,6 +103,9 @@ def _file_faults(manifest: Manifest) -> Iterator[str]:
         if not re.fullmatch(r"[0-9a-f]{64}", info.sha256):
             yield f"$.files[{name!r}].sha256 is not 64 lower-case hex digits"
     wanted = {f"graphs.{role}.file": graph.file for role, graph in manifest.graphs.items()}
-    for field, name in {**wanted, "tokenizer": manifest.tokenizer}.items():
+    wanted["tokenizer"] = manifest.tokenizer
+    if manifest.span_prediction is not None:
+        wanted["span_prediction.tokenizer"] = manifest.span_prediction.tokenizer
+    for field, name in wanted.items():
         if name not in manifest.files:
             yield f"$.{field} is {name!r}, which $.files does not list"

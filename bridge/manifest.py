@@ -112,6 +112,24 @@ class Reconstruction(Struct, frozen=True, forbid_unknown_fields=True):
     band_hz: float
 
 
+class SpanPrediction(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the graph ``span_predictor`` finds where a text prompt is heard.
+
+    Attributes
+    ----------
+    tokenizer : str
+        File of its own tokenizer.
+    max_tokens : int
+        Tokens per prompt that it takes.
+    threshold : float
+        Probability above which a frame counts as heard.
+    """
+
+    tokenizer: str
+    max_tokens: int
+    threshold: float = 0.3
+
+
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model bundle.
 
@@ -139,9 +157,12 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Longest window that the velocity network can take, in latent frames.
     codec : CodecInfo
     graphs : dict of str to GraphSpec
-        By role: ``text_encoder``, ``codec_encoder``, ``codec_decoder``, ``velocity``.
+        By role: ``text_encoder``, ``codec_encoder``, ``codec_decoder``, ``velocity``, and where
+        the model predicts spans ``span_predictor``.
     tokenizer : str
         File of the prompt tokenizer (Hugging Face ``tokenizer.json``).
+    span_prediction : SpanPrediction or None
+        Given if, and only if, there is a graph ``span_predictor``.
     files : dict of str to FileInfo
         Every file of the bundle but the manifest itself.
     precision : str
@@ -168,6 +189,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     codec: CodecInfo
     graphs: dict[str, GraphSpec]
     tokenizer: str
+    span_prediction: SpanPrediction | None = None
     files: dict[str, FileInfo]
     precision: str
     licence: str

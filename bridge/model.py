@@ -121,7 +121,11 @@ class Model:
         mask = np.ones(ids.shape, dtype=np.bool_)
 
         def predictor(latents: Array) -> Array:
-            feeds = {"latents": latents[np.newaxis], "input_ids": ids, "attention_mask": mask}
+            feeds: dict[str, npt.NDArray[Any]] = {
+                "latents": latents[np.newaxis],
+                "input_ids": ids,
+                "attention_mask": mask,
+            }
             logits: Array = self.graphs.run(SPAN_PREDICTOR, feeds, cancellation)[0]
             return logits
 

@@ -133,7 +133,6 @@ class Pipeline:
         batch: int,
     ) -> Array:
         """Integrate the flow of all prompts: states (P, T, 2C) at t = 1."""
-        manifest = self.model.manifest
         frames, channels = latents.shape
         texts = tuple(self._text_features(ids) for ids in tokens)
         spans = np.stack([self._span_ids(prompt, latents, plan) for prompt in self.prompts])

@@ -84,6 +84,7 @@ class SettingOptions(TypedDict, total=False):
     window_s: float | None
     overlap_s: float | None
     reconstruct: ReconstructionMode | None
+    predict_spans: bool
 
 
 class Settings(Struct, frozen=True):
@@ -102,6 +103,8 @@ class Settings(Struct, frozen=True):
         ``0 <= overlap_s < window_s``. A window given alone keeps the model's ratio of the two.
     reconstruct : {"raw", "null", "mask"} or None
         How the model's output becomes stems of the mixture; see `bridge.reconstruct`.
+    predict_spans : bool
+        Whether a model that can tell where a text is heard does so for prompts without spans.
     """
 
     seed: int = 0
@@ -110,6 +113,7 @@ class Settings(Struct, frozen=True):
     window_s: float | None = None
     overlap_s: float | None = None
     reconstruct: ReconstructionMode | None = None
+    predict_spans: bool = True
 
     def resolve(self, manifest: Manifest) -> ResolvedSettings:
         """Put the model's defaults where nothing was asked for.
@@ -136,6 +140,7 @@ class Settings(Struct, frozen=True):
             window_s=window_s,
             overlap_s=overlap_s,
             reconstruct=manifest.reconstruct if self.reconstruct is None else self.reconstruct,
+            predict_spans=self.predict_spans,
         )
 
 
@@ -149,6 +154,7 @@ class ResolvedSettings:
     window_s: float
     overlap_s: float
     reconstruct: ReconstructionMode
+    predict_spans: bool = True
 
 
 def slug(text: str) -> str:

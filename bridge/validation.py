@@ -69,6 +69,8 @@ def check_settings(settings: Settings) -> Settings:
             f"overlap_s is {overlap_s:g} and window_s is {window_s:g}; "
             "give an overlap shorter than the window"
         )
+    if not isinstance(settings.predict_spans, bool):
+        raise InputError(f"predict_spans is {settings.predict_spans!r}; expected True or False")
     _one_of("solver", settings.solver, SOLVERS)
     _one_of("reconstruct", settings.reconstruct, RECONSTRUCTION_MODES)
     return replace(settings, seed=seed, steps=steps, window_s=window_s, overlap_s=overlap_s)

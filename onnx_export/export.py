@@ -158,12 +158,15 @@ def _finish(
 ) -> Manifest:
     """Add the tokenizer and the configuration, drop leftovers, and describe everything."""
     files = journal.files([graph.role for graph in blueprint.graphs])
-    tokenizer = staging / blueprint.tokenizer.name
-    shutil.copyfile(blueprint.tokenizer, tokenizer)
+    copies = {blueprint.tokenizer.name: blueprint.tokenizer}
+    if blueprint.span_prediction is not None and blueprint.span_tokenizer is not None:
+        copies[blueprint.span_prediction.tokenizer] = blueprint.span_tokenizer
+    for name, source in copies.items():
+        shutil.copyfile(source, staging / name)
     config = staging / CONFIG_FILE
     config.write_text(json.dumps(blueprint.config, indent=1, sort_keys=True), encoding="utf-8")
-    for path in (tokenizer, config):
-        files[path.name] = manifests.describe_file(path)
+    for name in (*copies, config.name):
+        files[name] = manifests.describe_file(staging / name)
     for path in staging.iterdir():
         if path.name not in files and path != journal.path:
             path.unlink()

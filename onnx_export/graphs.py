@@ -24,6 +24,7 @@ from bridge.manifest import (
     Manifest,
     PromptLimits,
     Reconstruction,
+    SpanPrediction,
     TensorSpec,
 )
 from bridge.request import ReconstructionMode, Solver
@@ -143,6 +144,8 @@ class Blueprint:
     input_rms_db: float | None = None
     max_frames: int | None = None
     weights: Literal["checkpoint", "bundle"] = "checkpoint"
+    span_prediction: SpanPrediction | None = None
+    span_tokenizer: Path | None = None
 
     def manifest(
         self, files: dict[str, FileInfo], precision: str, tolerances: Mapping[str, float]
@@ -167,6 +170,7 @@ class Blueprint:
             codec=self.codec,
             graphs={graph.role: graph.spec(tolerances[graph.role]) for graph in self.graphs},
             tokenizer=self.tokenizer.name,
+            span_prediction=self.span_prediction,
             files=files,
             precision=precision,
             licence=self.licence,
@@ -229,4 +233,19 @@ def velocity_graph(module: nn.Module, channels: int, text_dim: int, video_dim: i
         ),
         (TensorSpec("velocity", "float32", (BATCH, FRAMES, 2 * channels)),),
         integer_limits={"spans": 3},
+    )
+
+
+def span_graph(module: nn.Module, channels: int, vocab_size: int) -> Graph:
+    """Specify the span predictor: mixture latents and a text to a logit per frame."""
+    return Graph(
+        "span_predictor",
+        module,
+        (
+            TensorSpec("latents", "float32", (BATCH, FRAMES, channels)),
+            TensorSpec("input_ids", "int64", (BATCH, TOKENS)),
+            TensorSpec("attention_mask", "bool", (BATCH, TOKENS)),
+        ),
+        (TensorSpec("logits", "float32", (BATCH, FRAMES)),),
+        integer_limits={"input_ids": vocab_size},
     )

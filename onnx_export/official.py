@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
-from bridge.errors import ModelError
+from bridge.errors import InputError, ModelError
 from onnx_export.checkpoint import WEIGHTS_FILE, load_checkpoint
 from onnx_export.configuration import read_config
 from onnx_export.export import CONFIG_FILE, Progress, export_bundle
 from onnx_export.graphs import Blueprint
 from onnx_export.hub import CHECKPOINT_FILES, TEXT_ENCODER_FILES, locate
 from onnx_export.precision import Precision
-from onnx_export.recipes import Provenance, sam_audio_blueprint
+from onnx_export.recipes import Provenance, sam_audio_blueprint, with_span_predictor
+from onnx_export.sam_audio import SamAudioConfig
+from onnx_export.span_predictor import load_span_predictor
 from onnx_export.text_encoder import TOKENIZER_FILE, load_text_encoder
 
 LICENCE = "SAM License"
@@ -24,6 +27,7 @@ def export_checkpoint(
     *,
     precision: Precision = "fp32",
     text_encoder: str | Path | None = None,
+    span_predictor: str | Path | Literal[True] | None = None,
     progress: Progress = lambda _line: None,
 ) -> Path:
     """Turn an official SAM Audio checkpoint into a bundle.
@@ -38,6 +42,9 @@ def export_checkpoint(
         See `onnx_export.export_bundle`.
     text_encoder : str or Path, optional
         Directory or hub id of the T5 encoder; by default the one that the configuration names.
+    span_predictor : str or Path or True, optional
+        Directory or hub id of PE-A-Frame, to have spans predicted for text prompts; True takes
+        the one that the configuration names.
     progress : callable
         Called with a line of text at each step.
 
@@ -54,7 +61,11 @@ def export_checkpoint(
         If `out` exists or can't be written.
     """
     blueprint = checkpoint_blueprint(
-        checkpoint, text_encoder=text_encoder, name=Path(out).name, progress=progress
+        checkpoint,
+        text_encoder=text_encoder,
+        span_predictor=span_predictor,
+        name=Path(out).name,
+        progress=progress,
     )
     return export_bundle(blueprint, out, precision=precision, progress=progress)
 
@@ -63,10 +74,11 @@ def checkpoint_blueprint(
     checkpoint: str | Path,
     *,
     text_encoder: str | Path | None = None,
+    span_predictor: str | Path | Literal[True] | None = None,
     name: str,
     progress: Progress = lambda _line: None,
 ) -> Blueprint:
-    """Load a checkpoint and its text encoder, and describe their bundle.
+    """Load a checkpoint and what belongs to it, and describe their bundle.
 
     Parameters and errors are those of `export_checkpoint`.
     """
@@ -74,6 +86,12 @@ def checkpoint_blueprint(
     config = read_config(directory / CONFIG_FILE)
     t5_source = text_encoder or config.text_encoder
     t5_directory = locate(t5_source, TEXT_ENCODER_FILES, "the text encoder")
+    span_source = _span_source(span_predictor, config)
+    span_directory = (
+        None
+        if span_source is None
+        else locate(span_source, TEXT_ENCODER_FILES, "the span predictor")
+    )
     progress("loading weights")
     encoder = load_text_encoder(t5_directory)
     if encoder.dim != config.text_dim:
@@ -88,9 +106,30 @@ def checkpoint_blueprint(
         f"{_label(checkpoint)} ({WEIGHTS_FILE} sha256 {checksum}); "
         f"text encoder {_label(t5_source)}; exported by stembridge"
     )
-    return sam_audio_blueprint(
+    if span_source is not None:
+        source += f"; span predictor {_label(span_source)}"
+    blueprint = sam_audio_blueprint(
         model, encoder, t5_directory / TOKENIZER_FILE, Provenance(name, LICENCE, source)
     )
+    if span_directory is None:
+        return blueprint
+    predictor = load_span_predictor(span_directory)
+    return with_span_predictor(blueprint, predictor, span_directory / TOKENIZER_FILE)
+
+
+def _span_source(
+    asked: str | Path | Literal[True] | None, config: SamAudioConfig
+) -> str | Path | None:
+    """Tell where the span predictor comes from, None if it isn't wanted."""
+    if asked is not True:
+        return asked
+    named = config.raw.get("span_predictor")
+    if not isinstance(named, str) or not named:
+        raise InputError(
+            "the checkpoint's configuration names no span_predictor; give one with "
+            "--span-predictor DIR_OR_ID"
+        )
+    return named if "/" in named else f"facebook/{named}"
 
 
 def _label(source: str | Path) -> str:

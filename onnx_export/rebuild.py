@@ -25,8 +25,14 @@ from onnx_export.configuration import parse_config
 from onnx_export.export import CONFIG_FILE
 from onnx_export.graphs import Blueprint
 from onnx_export.mini import MiniConfig, MiniModel
-from onnx_export.recipes import Provenance, mini_blueprint, sam_audio_blueprint
+from onnx_export.recipes import (
+    Provenance,
+    mini_blueprint,
+    sam_audio_blueprint,
+    with_span_predictor,
+)
 from onnx_export.sam_audio import SamAudio
+from onnx_export.span_predictor import SpanPredictor
 from onnx_export.text_encoder import TextEncoder
 from onnx_export.trace import TRANSPOSED
 
@@ -63,6 +69,10 @@ def rebuild_blueprint(bundle: str | Path) -> Blueprint:
             "verify against the checkpoint instead"
         ) from error
     blueprint = build(config, directory, manifest)
+    if manifest.span_prediction is not None:
+        predictor = _span_predictor(config["span_predictor"])
+        tokenizer = directory / manifest.span_prediction.tokenizer
+        blueprint = with_span_predictor(blueprint, predictor, tokenizer)
     for graph in blueprint.graphs:
         graph.module.eval().requires_grad_(False)
         _fill(graph.module, directory / manifest.graphs[graph.role].file)
@@ -98,6 +108,12 @@ def _t5(config: Mapping[str, Any]) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(T5Config(**config))
+
+
+def _span_predictor(config: Mapping[str, Any]) -> SpanPredictor:
+    from transformers import PeAudioConfig, PeAudioFrameLevelModel
+
+    return SpanPredictor(PeAudioFrameLevelModel(PeAudioConfig(**config)))
 
 
 def _fill(module: nn.Module, path: Path) -> None:

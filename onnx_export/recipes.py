@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from bridge.manifest import CodecInfo, PromptLimits, Reconstruction
+from bridge.errors import ModelError
+from bridge.manifest import CodecInfo, PromptLimits, Reconstruction, SpanPrediction
 from onnx_export.dacvae import CodecConfig
 from onnx_export.graphs import (
     Blueprint,
     decoder_graph,
     encoder_graph,
+    span_graph,
     text_graph,
     velocity_graph,
 )
 from onnx_export.lapped import LappedCodec
 from onnx_export.mini import MiniModel
 from onnx_export.sam_audio import SamAudio
+from onnx_export.span_predictor import SpanPredictor
 from onnx_export.text_encoder import TextEncoder
 from onnx_export.watermark import MESSAGE_BITS
 
@@ -33,6 +36,9 @@ _WATERMARK_MEMORY_FRAMES = 12
 _WINDOW_S, _OVERLAP_S = 10.0, 2.5
 _STEPS = 16
 _CHUNK_S = 4.0
+#: The official threshold on a frame's probability.
+_SPAN_THRESHOLD = 0.3
+_SPAN_TOKENIZER = "span_tokenizer.json"
 
 
 class Encode(nn.Module):
@@ -115,6 +121,40 @@ def sam_audio_blueprint(
             velocity_graph(model.velocity_network, channels, config.text_dim, config.video_dim),
         ),
         max_frames=config.transformer.max_positions,
+    )
+
+
+def with_span_predictor(
+    blueprint: Blueprint, predictor: SpanPredictor, tokenizer: Path
+) -> Blueprint:
+    """Add PE-A-Frame to a blueprint.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    predictor : SpanPredictor
+    tokenizer : Path
+        Its own ``tokenizer.json``.
+
+    Raises
+    ------
+    ModelError
+        If it takes other latents than the model has.
+    """
+    if predictor.channels != blueprint.latent_channels:
+        raise ModelError(
+            f"a span predictor for {predictor.channels} latent channels, but the model has "
+            f"{blueprint.latent_channels}; give the one its configuration names"
+        )
+    graph = span_graph(predictor, predictor.channels, predictor.vocab_size)
+    return replace(
+        blueprint,
+        graphs=(*blueprint.graphs, graph),
+        span_prediction=SpanPrediction(
+            tokenizer=_SPAN_TOKENIZER, max_tokens=predictor.max_tokens, threshold=_SPAN_THRESHOLD
+        ),
+        span_tokenizer=tokenizer,
+        config={**blueprint.config, "span_predictor": predictor.config},
     )
 
 

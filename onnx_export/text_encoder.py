@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,27 @@ class TextEncoder(nn.Module):
         return out
 
 
+def check_model_type(directory: Path, expected: str, what: str) -> None:
+    """Refuse a transformers directory that holds another kind of model.
+
+    Raises
+    ------
+    ModelError
+        If its ``config.json`` can't be read, or names another `expected` ``model_type``.
+    """
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        found = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: not a transformers configuration ({error})") from error
+    if found != expected:
+        raise ModelError(
+            f"{directory}: cannot load {what}: expected a model of the type {expected!r}, "
+            f"got {found!r}"
+        )
+
+
 def load_text_encoder(directory: Path) -> TextEncoder:
     """Load a T5 encoder from a local transformers directory.
 
@@ -84,7 +106,9 @@ def load_text_encoder(directory: Path) -> TextEncoder:
             f"{directory}: no {TOKENIZER_FILE}; give a transformers directory with a fast "
             "tokenizer (save one with AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
+    check_model_type(directory, "t5", "a text encoder")
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its table of missing weights; the error below names them
     try:
         t5, report = T5EncoderModel.from_pretrained(
             directory, local_files_only=True, output_loading_info=True, dtype="float32"

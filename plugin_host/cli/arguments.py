@@ -143,6 +143,7 @@ def build_settings(
     window_s: float | None,
     overlap_s: float | None,
     reconstruct: str | None,
+    predict_spans: bool | None = None,
 ) -> SettingOptions:
     """Gather the options that were given; what is absent stays with the preset or the model."""
     given = {
@@ -152,6 +153,7 @@ def build_settings(
         "window_s": window_s,
         "overlap_s": overlap_s,
         "reconstruct": reconstruct,
+        "predict_spans": predict_spans,
     }
     present = {key: value for key, value in given.items() if value is not None}
     return cast(SettingOptions, present)

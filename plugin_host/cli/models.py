@@ -30,6 +30,21 @@ TextEncoder = Annotated[
         "the one that the checkpoint's configuration names.",
     ),
 ]
+With = Annotated[
+    str,
+    typer.Option(
+        "--with",
+        metavar="PARTS",
+        help="Parts beyond the model itself, separated by commas: spans (predicts where a text "
+        "prompt is heard; from the hub, unless --span-predictor is given).",
+    ),
+]
+SpanPredictor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR_OR_ID", help="PE-A-Frame in transformers' format; implies --with spans."
+    ),
+]
 PrecisionOption = Annotated[
     _Precision,
     typer.Option(
@@ -90,6 +105,7 @@ def verify(
         ),
     ] = None,
     text_encoder: TextEncoder = None,
+    span_predictor: SpanPredictor = None,
     files_only: Annotated[
         bool, typer.Option("--files-only", help="Check the checksums only; needs no extra.")
     ] = False,
@@ -110,8 +126,12 @@ def verify(
         else:
             from onnx_export import checkpoint_blueprint
 
+            has_spans = manifest.span_prediction is not None
             blueprint = checkpoint_blueprint(
-                checkpoint, text_encoder=text_encoder, name=manifest.name
+                checkpoint,
+                text_encoder=text_encoder,
+                span_predictor=(span_predictor or True) if has_spans else None,
+                name=manifest.name,
             )
         differences = verify_bundle(directory, blueprint)
     print(table(differences))
@@ -136,9 +156,11 @@ def export(
     out: Annotated[Path, typer.Argument(help="Directory to make.")],
     precision: PrecisionOption = "fp32",
     text_encoder: TextEncoder = None,
+    parts: With = "",
+    span_predictor: SpanPredictor = None,
 ) -> None:
     """Turn an official SAM Audio checkpoint into a bundle."""
-    _export(checkpoint, out, precision, text_encoder)
+    _export(checkpoint, out, precision, text_encoder, _spans(parts, span_predictor))
 
 
 @app.command()
@@ -149,20 +171,42 @@ def fetch(
     ] = None,
     precision: PrecisionOption = "fp32",
     text_encoder: TextEncoder = None,
+    parts: With = "",
+    span_predictor: SpanPredictor = None,
 ) -> None:
     """Download a checkpoint with your own token and install it for --model NAME."""
     name = name or checkpoint.rstrip("/").rsplit("/", 1)[-1]
     if name in list_bundles():
         raise InputError(f"a model {name!r} is already installed; give another --name")
-    _export(checkpoint, bundle_directories()[-1] / name, precision, text_encoder)
+    spans = _spans(parts, span_predictor)
+    _export(checkpoint, bundle_directories()[-1] / name, precision, text_encoder, spans)
 
 
-def _export(checkpoint: str, out: Path, precision: _Precision, text_encoder: str | None) -> None:
+def _spans(parts: str, span_predictor: str | None) -> str | Literal[True] | None:
+    """Tell which span predictor to export: a source, True for the configured one, or None."""
+    asked = {part.strip() for part in parts.split(",") if part.strip()}
+    if unknown := sorted(asked - {"spans"}):
+        raise InputError(f"--with {unknown[0]}: unknown part; the one there is: spans")
+    return span_predictor or ("spans" in asked or None)
+
+
+def _export(
+    checkpoint: str,
+    out: Path,
+    precision: _Precision,
+    text_encoder: str | None,
+    span_predictor: str | Literal[True] | None,
+) -> None:
     with _exporter():
         from onnx_export import export_checkpoint
 
         directory = export_checkpoint(
-            checkpoint, out, precision=precision, text_encoder=text_encoder, progress=print
+            checkpoint,
+            out,
+            precision=precision,
+            text_encoder=text_encoder,
+            span_predictor=span_predictor,
+            progress=print,
         )
     print(f"{directory}: done; use it with --model {directory}")
 

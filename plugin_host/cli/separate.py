@@ -130,6 +130,14 @@ def separate(
         str | None,
         typer.Option(metavar="raw|null|mask", help="How the stems are made from the mixture."),
     ] = None,
+    predict_spans: Annotated[
+        bool | None,
+        typer.Option(
+            "--predict-spans/--no-predict-spans",
+            help="Let the model find where a prompt without spans is heard, if it can. (default: "
+            "yes)",
+        ),
+    ] = None,
     subtype: Annotated[
         str,
         typer.Option(
@@ -158,6 +166,7 @@ def separate(
         window_s=window,
         overlap_s=overlap,
         reconstruct=reconstruct,
+        predict_spans=predict_spans,
     )
     settings_from_options(settings)
     check_usable(chosen)

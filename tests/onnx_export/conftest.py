@@ -34,10 +34,24 @@ def text_encoder_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def span_predictor_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return parity.write_span_predictor(tmp_path_factory.mktemp("pe-a-frame"))
+
+
+@pytest.fixture(scope="session")
 def small_bundle(
-    tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path, text_encoder_directory: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    small_checkpoint: Path,
+    text_encoder_directory: Path,
+    span_predictor_directory: Path,
 ) -> Path:
+    """A SAM Audio with a span predictor, exported as a user would."""
     from onnx_export import export_checkpoint
 
     out = tmp_path_factory.mktemp("bundles") / "sam-small"
-    return export_checkpoint(small_checkpoint, out, text_encoder=text_encoder_directory)
+    return export_checkpoint(
+        small_checkpoint,
+        out,
+        text_encoder=text_encoder_directory,
+        span_predictor=span_predictor_directory,
+    )

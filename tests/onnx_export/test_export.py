@@ -31,9 +31,14 @@ from onnx_export.verify import compare
 
 
 @pytest.fixture(scope="module")
-def blueprint(small_checkpoint: Path, text_encoder_directory: Path) -> Blueprint:
+def blueprint(
+    small_checkpoint: Path, text_encoder_directory: Path, span_predictor_directory: Path
+) -> Blueprint:
     return checkpoint_blueprint(
-        small_checkpoint, text_encoder=text_encoder_directory, name="sam-small"
+        small_checkpoint,
+        text_encoder=text_encoder_directory,
+        span_predictor=span_predictor_directory,
+        name="sam-small",
     )
 
 
@@ -49,7 +54,7 @@ def mini(text_encoder_directory: Path) -> Blueprint:
 def test_every_graph_agrees_with_the_checkpoint(small_bundle: Path, blueprint: Blueprint) -> None:
     differences = verify_bundle(small_bundle, blueprint)
     assert [d.role for d in differences] == [
-        "text_encoder", "codec_encoder", "codec_decoder", "velocity",
+        "text_encoder", "codec_encoder", "codec_decoder", "velocity", "span_predictor",
     ]  # fmt: skip
     assert all(d.passed and d.tolerance == 1e-4 for d in differences), differences
     assert all(len(set(d.sizes)) == 4 and d.scale > 0.01 for d in differences)

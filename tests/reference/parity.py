@@ -71,13 +71,19 @@ def write_checkpoint(directory: Path) -> Path:
 
 def write_text_encoder(directory: Path, dim: int = 768) -> Path:
     """Write a small random T5 encoder with a tokenizer, in the layout of transformers."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
     T5EncoderModel(
         T5Config(vocab_size=32, d_model=dim, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
     ).save_pretrained(directory)
+    _write_tokenizer(directory)
+    return directory
+
+
+def _write_tokenizer(directory: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
     words = ("<pad>", "</s>", "<unk>", "drums", "bass", "a", "man", "speaking")
     tokenizer = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
@@ -87,6 +93,39 @@ def write_text_encoder(directory: Path, dim: int = 768) -> Path:
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
     tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def write_span_predictor(directory: Path) -> Path:
+    """Write a small random PE-A-Frame whose logits spread over the threshold."""
+    from transformers import PeAudioConfig, PeAudioFrameLevelModel
+
+    from onnx_export.span_predictor import SpanPredictor
+
+    text = {
+        "model_type": "modernbert", "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 16, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1,
+        "max_position_embeddings": 64,
+    }  # fmt: skip
+    codec = {
+        "model_type": "dac", "encoder_hidden_size": 4, "downsampling_ratios": [2, 8, 10, 12],
+        "codebook_dim": 128, "hidden_size": 64,
+    }  # fmt: skip
+    audio = {
+        "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "head_dim": 16, "dac_config": codec,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = PeAudioFrameLevelModel(PeAudioConfig(text_config=text, audio_config=audio)).eval()
+    with torch.no_grad():
+        model.text_audio_logit_scale.fill_(20.0)
+        model.text_audio_logit_bias.zero_()
+        # Half of the frames of random latents shall be above the threshold of "drums".
+        drums, latents = torch.tensor([[3, 1]]), 0.1 * torch.randn(1, 100, 128)
+        logits = SpanPredictor(model)(latents, drums, torch.ones(1, 2, dtype=torch.bool))
+        model.text_audio_logit_bias.fill_(float(np.log(0.3 / 0.7) - logits.median()))
+    model.save_pretrained(directory)
+    _write_tokenizer(directory)
     return directory
 
 
