@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import zmq
 
@@ -11,6 +11,8 @@ from bridge.errors import ProtocolError, ServerError, from_code
 from bridge.messages import Failed, Message
 from bridge.protocol import decode, encode
 from bridge.sockets import dealer
+
+_LAST_WORDS_MS: Final = 100
 
 M = TypeVar("M", bound=Message)
 
@@ -40,9 +42,10 @@ def ask(address: Address, question: Message, kind: type[M], timeout_s: float = 3
         with socket.get_monitor_socket(zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED) as monitor:
             socket.connect(address.control)
             socket.send_multipart(encode(question))
-            ready, _, _ = zmq.select([socket, monitor], [], [], timeout_s)
+            zmq.select([socket, monitor], [], [], timeout_s)
             socket.disable_monitor()
-        if socket not in ready:
+        # A server that leaves answers first, but the end may be noticed before the answer.
+        if not socket.poll(_LAST_WORDS_MS):
             raise ServerError(f"no server answers at {address.control}")
         answer, _ = decode(socket.recv_multipart())
     if isinstance(answer, Failed):

@@ -6,6 +6,7 @@ with events, the spool with outcomes; all under `lock`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,14 @@ from typing import Final
 
 from bridge import replies
 from bridge.catalogue import Catalogue
-from bridge.errors import Cancelled, ProviderError, ServerError, StembridgeError, from_code
+from bridge.errors import (
+    Cancelled,
+    ModelError,
+    ProviderError,
+    ServerError,
+    StembridgeError,
+    from_code,
+)
 from bridge.jobs import Job, JobTable, Place, Subscriber
 from bridge.messages import Message
 from bridge.pool import Workers
@@ -102,14 +110,12 @@ class Service:
         """Queue the kept jobs that an earlier run of the server did not finish."""
         for key in self._store.record_keys(JOBS):
             record = self._store.read_record(JOBS, key, JobRecord)
-            if record is None:
-                continue
-            try:
-                path, _ = self._catalogue.find(record.model)
-            except StembridgeError:
-                continue  # the model may come back; the record stays
-            job = self.table.jobs[key] = Job(key, record, str(path), keep=True)
-            self._look_up(job)
+            # A model that is gone may come back: its jobs stay on record.
+            with contextlib.suppress(ModelError):
+                if record is not None:
+                    path, _ = self._catalogue.find(record.model)
+                    job = self.table.jobs[key] = Job(key, record, str(path), keep=True)
+                    self._look_up(job)
 
     def _look_up(self, job: Job) -> None:
         job.looking_up = True
@@ -254,8 +260,9 @@ class Service:
             self._queue.push(_KEPT, job.key)
 
     def abort(self, job: Job) -> None:
-        """Cancel a job for everybody."""
+        """Cancel a job for everybody; who asks for it from now on begins it again."""
         if job.state == "running":
+            self._tell_end(job, Cancelled(_CANCELLED))
             job.aborting = True
             if self.workers is not None:
                 self.workers.abort(job.key)
@@ -269,10 +276,13 @@ class Service:
     def _fail(self, job: Job, error: StembridgeError) -> None:
         job.state = "cancelled" if isinstance(error, Cancelled) else "failed"
         self._queue.remove(job.key)
+        self._tell_end(job, error)
+        self._close_if_unwanted(job)
+
+    def _tell_end(self, job: Job, error: StembridgeError) -> None:
         for subscriber in self.table.clear(job):
             self.traffic.stop(subscriber)
             self.send(subscriber.session, replies.failed(subscriber, error))
-        self._close_if_unwanted(job)
 
     def _close_if_unwanted(self, job: Job) -> None:
         """Move a job that is over, and that nobody fetches from, out of the table."""
