@@ -15,17 +15,24 @@ from bridge.validation import settings_from_options
 from plugin_host.cli.arguments import build_prompts, build_settings, parse_prompt, parse_span
 from plugin_host.cli.progress import ProgressDisplay
 from plugin_host.daw import apply as applying
+from plugin_host.daw.audacity import Audacity
+from plugin_host.daw.audacity_stems import add_stems, label_prompts
+from plugin_host.daw.audacity_stems import list_tracks as list_running
 from plugin_host.daw.open_session import open_session
 from plugin_host.daw.project_presets import project_presets
 from plugin_host.separators import open_separator
 from presets import Preset, find_preset, library
 from presets.recall import check_usable
 
+_AUDACITY = Path("audacity")
+
 app = typer.Typer(help="Stems for the tracks of a DAW session.", no_args_is_help=True)
 
 Project = Annotated[
     Path,
-    typer.Argument(metavar="PROJECT", help=".rpp, .dawproject, .ardour, or Ardour's folder."),
+    typer.Argument(
+        metavar="PROJECT", help=".rpp, .dawproject, .ardour, Ardour's folder, or: audacity"
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -40,7 +47,11 @@ def list_tracks(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the audio tracks of a session."""
-    tracks = open_session(project).tracks()
+    if project == _AUDACITY:
+        with Audacity() as audacity:
+            tracks = list_running(audacity)
+    else:
+        tracks = open_session(project).tracks()
     if as_json:
         json.dump([asdict(track) for track in tracks], sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -87,10 +98,12 @@ def apply(
 ) -> None:
     """Separate what a track plays and add a track for every stem, in place.
 
-    Close the session in the DAW before, and open it again after.
+    Close the session in the DAW before, and open it again after. A running Audacity gets the
+    tracks at once; without prompts its labels are taken.
     """
-    session = open_session(project)
-    stores = library(project_presets(session.path))
+    running = project == _AUDACITY
+    session = None if running else open_session(project)
+    stores = library(project_presets(Path.cwd() if session is None else session.path))
     chosen = find_preset(preset, stores) if preset is not None else Preset()
     check_usable(chosen)
     settings = chosen.settings | build_settings(
@@ -99,9 +112,31 @@ def apply(
     settings_from_options(settings)
     spans = [parse_span(text, "+") for text in span or ()]
     spans += [parse_span(text, "-") for text in not_span or ()]
+    named = [*chosen.prompts, *(parse_prompt(text) for text in prompt or ())]
+    name = model or chosen.model or "mini"
+    if session is None:
+        with (
+            Audacity() as audacity,
+            open_separator(name, in_process=in_process) as separator,
+            ProgressDisplay() as bars,
+        ):
+            prompts = build_prompts(named or label_prompts(audacity), spans)
+            imported = add_stems(
+                audacity,
+                track,
+                prompts=prompts,
+                settings=settings,
+                separator=separator,
+                progress=bars.track(track),
+                range_s=_range(time_range),
+                mute_source=mute_source,
+            )
+        for stem, file in imported.items():
+            print(f"  {stem}: {file}")
+        return
     request = applying.Request(
         track,
-        build_prompts([*chosen.prompts, *(parse_prompt(text) for text in prompt or ())], spans),
+        build_prompts(named, spans),
         settings,
         preset or "",
         _range(time_range),
@@ -114,7 +149,6 @@ def apply(
         raise InputError(msg)
     # What cannot be honoured is told before a model is loaded.
     session.clips(track)
-    name = model or chosen.model or "mini"
     with open_separator(name, in_process=in_process) as separator, ProgressDisplay() as bars:
         done = applying.apply(session, request, separator, target, bars.track)
     verb = "replaced" if done.replaced else "added"

@@ -1,0 +1,171 @@
+"""A real Audacity under Xvfb: tracks and labels read, stems imported at the right place."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from host_audio import music
+
+from bridge import InputError
+from plugin_host.cli import main
+from plugin_host.daw.audacity import Audacity
+from plugin_host.daw.session import SessionError
+
+RATE = 44100
+MODULE = Path("/usr/lib/audacity/modules/mod-script-pipe.so")
+PIPES = [Path(f"/tmp/audacity_script_pipe.{way}.{os.getuid()}") for way in ("to", "from")]
+DISPLAY = ":87"
+
+
+def configuration(home):
+    made = datetime.fromtimestamp(int(MODULE.stat().st_mtime)).isoformat()
+    return (
+        "NewPrefsInitialized=1\n[Module]\nmod-script-pipe=1\n"
+        f"[ModulePath]\nmod-script-pipe={MODULE}\n[ModuleDateTime]\nmod-script-pipe={made}\n"
+        f"[GUI]\nShowSplashScreen=0\n[Directories]\nTempDir={home / 'tmp'}\n"
+    )
+
+
+class Program:
+    """Audacity with settings of its own."""
+
+    def __init__(self, home):
+        self.home = home
+        self.settings = home / "config" / "audacity"
+        self.environment = {
+            **os.environ,
+            "HOME": str(home),
+            "DISPLAY": DISPLAY,
+            **{f"XDG_{k}_HOME": str(home / k.lower()) for k in ("CONFIG", "DATA", "CACHE")},
+            # No plug-ins to look at.
+            **{f"{k}_PATH": str(home / "empty") for k in ("LV2", "LADSPA", "VST")},
+        }
+
+    def start(self):
+        shutil.rmtree(self.home / "tmp", ignore_errors=True)
+        for folder in (self.settings, self.home / "tmp", self.home / "empty"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for pipe in PIPES:
+            pipe.unlink(missing_ok=True)
+        (self.settings / "audacity.cfg").write_text(configuration(self.home))
+        self.process = subprocess.Popen(
+            ["audacity"],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def end(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in PIPES:
+            pipe.unlink(missing_ok=True)
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def audacity(tmp_path_factory):
+    """A running Audacity with one track, "take"; gives its environment."""
+    for program in ("audacity", "Xvfb"):
+        assert shutil.which(program), f"{program} is missing; apt-get install audacity xvfb"
+    home = tmp_path_factory.mktemp("audacity")
+    screen = subprocess.Popen(
+        ["Xvfb", DISPLAY, "-screen", "0", "1280x800x24"], stderr=subprocess.DEVNULL
+    )
+    program = Program(home)
+    try:
+        time.sleep(1)
+        # The first launch looks at plug-ins, makes its pipes twice and then hangs.
+        program.start()
+        registry = program.settings / "pluginregistry.cfg"
+        wait_for(registry.exists, 60, "Audacity did not start")
+        time.sleep(6)
+        program.end()
+        program.start()
+        wait_for(lambda: all(p.exists() for p in PIPES), 60, "Audacity made no pipes")
+        time.sleep(3)
+        file = home / "take.wav"
+        soundfile.write(file, music(4, RATE).T, RATE, subtype="PCM_16")
+        with Audacity(timeout_s=30) as connection:
+            connection.do("Import2", Filename=file)
+        yield file
+    finally:
+        program.end()
+        screen.terminate()
+        screen.wait()
+
+
+def clips():
+    with Audacity() as connection:
+        return {
+            track["name"]: (float(track["start"]), float(track["end"]), bool(track["mute"]))
+            for track in connection.info("Tracks")
+            if track["kind"] == "wave"
+        }
+
+
+def apply(bundle, *arguments):
+    options = ["--track", "take", "--model", str(bundle), "--in-process", *arguments]
+    return main(["session", "apply", "audacity", *options])
+
+
+def test_labels_and_a_range_become_stems_in_place(audacity, bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data ö"))
+    with Audacity() as connection:
+        connection.do("Select", Track=0, TrackCount=1, Mode="Set", Start=1.5, End=2.0)
+        connection.do("AddLabel")
+        connection.do("SetLabel", Label=0, Text="vox: half")
+    assert main(["session", "list", "audacity"]) == 0
+    assert "take" in capsys.readouterr().out
+    assert apply(bundle, "--range", "1:3", "--mute-source") == 0, capsys.readouterr().err
+    assert clips() == {
+        "take": (0.0, 4.0, True),
+        "take vox": (1.0, 3.0, False),
+        "take residual": (1.0, 3.0, False),
+    }
+    # What Audacity plays there is what the track played. It exports 16 bits with shaped dither,
+    # here on the way in and on the way out; a shift by one sample would differ by 0.1.
+    out = tmp_path / "sum.wav"
+    with Audacity() as connection:
+        number = connection.track_index("take vox")
+        connection.do("Select", Track=number, TrackCount=2, Mode="Set", Start=1.0, End=3.0)
+        connection.do("Export2", Filename=out, NumChannels=2)
+    total = soundfile.read(out)[0]
+    played = soundfile.read(audacity)[0][RATE : 3 * RATE]
+    assert np.abs(total - played).max() < 1e-3
+
+
+def test_what_audacity_refuses_is_told(audacity, bundle, capsys):
+    assert audacity.exists()
+    assert apply(bundle, "-p", "half", "--range", "100:101") == 2
+    assert "plays nothing there" in capsys.readouterr().err
+    with Audacity() as connection:
+        with pytest.raises(SessionError, match="no track 'bass'"):
+            connection.track_index("bass")
+        with pytest.raises(SessionError, match="refuses"):
+            connection.do("NoSuchCommand")
+        with pytest.raises(InputError, match="quotes"):
+            connection.do("SetTrack", Name='a"b')
+        with pytest.raises(SessionError, match="not there"):
+            connection.add_track(Path("/nowhere.wav"), "x", 0.0)
+
+
+def test_no_audacity_is_told(tmp_path):
+    with pytest.raises(SessionError, match="mod-script-pipe"):
+        Audacity(folder=tmp_path)
