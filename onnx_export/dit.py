@@ -289,6 +289,7 @@ class DiT(nn.Module):
         memory: Tensor,
         mask: Tensor | None = None,
         memory_mask: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """Evaluate the network.
 
@@ -304,6 +305,9 @@ class DiT(nn.Module):
             True at frames that may be attended to; none means all.
         memory_mask : Tensor of bool, shape (B, S), optional
             True at real tokens.
+        condition : Tensor, shape (B, dim), optional
+            Added to the time embedding, as the class label is in Peebles & Xie. SAM Audio has
+            none; a small model learns to follow its prompt much sooner with one.
 
         Returns
         -------
@@ -313,6 +317,8 @@ class DiT(nn.Module):
         rotary = rotary_table(x.shape[1], config.head_dim, config.rope_theta, x.device)
         h = self.x_embedder(x)
         time = self.t_embedder(sinusoid(t, config.frequency_embedding_dim).to(x.dtype))
+        if condition is not None:
+            time = time + condition
         modulation = self.t_block(F.silu(time)).unflatten(-1, (6, config.dim))
         y = self.y_embedder(memory)
         for layer in self.layers:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 def dct4_matrix(size: int) -> Tensor:
-    """The orthonormal, symmetric DCT-IV matrix, shape (size, size)."""
+    """Make the orthonormal, symmetric DCT-IV matrix, shape (size, size)."""
     n = torch.arange(size, dtype=torch.float64) + 0.5
     return torch.cos(math.pi / size * n[:, None] * n[None]).mul(math.sqrt(2.0 / size)).float()
 

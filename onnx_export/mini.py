@@ -7,7 +7,7 @@ places, each because a small model learns faster that way:
 - the codec is a lapped transform (`onnx_export.lapped`), not a learned autoencoder;
 - the DiT predicts the clean latents as a mask of the mixture plus a correction, from which the
   graph computes the velocity ``(x1 - x_t) / (1 - t)``;
-- the prompt's mean is added to every frame at the entry, beside the cross-attention;
+- the prompt's mean joins the time in modulating every block, beside the cross-attention;
 - the noisy state enters scaled by ``t``, since at ``t = 0`` it says nothing of the answer: the
   first evaluation is then plain regression, undisturbed by the noise (preconditioning in the
   sense of Karras et al. 2022, section 5).
@@ -137,20 +137,26 @@ class MiniVelocity(nn.Module):
             layer.attention.wo.weight.mul_(0.5)
             layer.scale_shift_table[2].fill_(1.0)
             layer.scale_shift_table[5].fill_(1.0)
+        self.prompt_proj.weight.mul_(4.0)
         self.transformer.t_block.weight.mul_(0.1)
-        self.transformer.output.weight.mul_(0.2)
+        self.transformer.output.weight.zero_()
 
     def clean(
         self, x: Tensor, t: Tensor, latents: Tensor, text: Tensor, text_mask: Tensor, spans: Tensor
     ) -> Tensor:
         """Predict the clean target and residual latents (B, T, 2C)."""
-        frames = torch.cat([x * t[:, None, None], latents, pseudo_spectrum(latents)], dim=-1)
+        frames = torch.cat(
+            [torch.asinh(x * t[:, None, None]), torch.asinh(latents), pseudo_spectrum(latents)],
+            dim=-1,
+        )
         tokens = text_mask[..., None].to(text.dtype)
         prompt = (text * tokens).sum(1) / tokens.sum(1).clamp(min=1)
-        h = self.proj(frames) + self.embed_spans(spans) + self.prompt_proj(prompt)[:, None]
+        h = self.proj(frames) + self.embed_spans(spans)
         memory = self.memory_proj(text)
         memory = memory + sinusoid(t, memory.shape[-1]).to(memory.dtype)[:, None]
-        out = self.transformer(h, t, memory, memory_mask=text_mask).float()
+        out = self.transformer(
+            h, t, memory, memory_mask=text_mask, condition=self.prompt_proj(prompt)
+        ).float()
         mask, correction = out.chunk(2, dim=-1)
         clean: Tensor = torch.sigmoid(mask) * torch.cat([latents, latents], dim=-1) + correction
         return clean
@@ -210,5 +216,8 @@ class MiniModel(nn.Module):
                 feed_forward_proj="relu",
             )
         )
+        # Padding and the end of text say nothing: without this they dilute every short prompt.
+        with torch.no_grad():
+            self.text_encoder.get_input_embeddings().weight[:2].zero_()
         self.codec = LappedCodec(config.hop_length, config.latent_channels)
         self.velocity = MiniVelocity(config)

@@ -48,5 +48,16 @@ def train(
     run(loaded, pool, out)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Directory of a training run.")],
+    out: Annotated[Path, typer.Option(help="Bundle to make.")],
+) -> None:
+    """Export a run's averaged weights as a bundle."""
+    from onnx_export.training.release import release
+
+    print(release(run, out))
+
+
 if __name__ == "__main__":
     app()

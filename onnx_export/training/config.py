@@ -9,6 +9,9 @@ import msgspec
 
 from onnx_export.mini import MiniConfig
 
+#: Copy of the recipe in the directory of a run.
+RECIPE_FILE = "recipe.json"
+
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How stems become mixtures; the comments of `mini.toml` say what each field means."""
@@ -21,6 +24,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     music_level_db: float = 5.0
     other_level_db: float = 10.0
     absent: float = 0.08
+    plain_names: float = 0.2
     spans: float = 0.4
     equaliser: float = 0.5
     varispeed: float = 0.5

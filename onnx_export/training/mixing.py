@@ -166,9 +166,7 @@ class Mixer:
             latents = self.codec.encode(torch.from_numpy(wav)[:, None])
             for row, (name, _) in enumerate(chosen):
                 if rng.random() < self.data.equaliser:
-                    latents[row] *= torch.from_numpy(
-                        equaliser_curve(rng, latents.shape[-1])
-                    )
+                    latents[row] *= torch.from_numpy(equaliser_curve(rng, latents.shape[-1]))
                 energy = latents[row].pow(2).sum(-1) / self.hop
                 active = energy > energy.max() * 1e-3
                 # A stem at rest is left out: raising its tail to full level teaches noise.
@@ -187,6 +185,8 @@ class Mixer:
 
     def prompt(self, rng: np.random.Generator, family: str) -> str:
         """Choose one of the family's training phrasings, sometimes inside a template."""
+        if rng.random() < self.data.plain_names:
+            return family
         phrase = str(rng.choice(FAMILIES[family].phrasings))
         return str(rng.choice(_TEMPLATES)).format(phrase) if rng.random() < 0.25 else phrase
 

@@ -20,7 +20,7 @@ def draw_times(count: int, at_zero: float, generator: torch.Generator) -> Tensor
 
 
 def interpolate(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """The linear path of flow matching, ``(1 - t) noise + t clean`` (Lipman et al. 2023)."""
+    """Follow flow matching's linear path, ``(1 - t) noise + t clean`` (Lipman et al. 2023)."""
     t = t[:, None, None]
     return (1 - t) * noise + t * clean
 

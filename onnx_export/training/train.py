@@ -18,12 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onnx_export.mini import MiniModel
-from onnx_export.training.config import Recipe
+from onnx_export.training.config import RECIPE_FILE, Recipe
 from onnx_export.training.families import FAMILIES
 from onnx_export.training.mixing import Batch, Mixer
 from onnx_export.training.objective import (
@@ -38,6 +39,7 @@ from onnx_export.training.vocabulary import tokenise, train_tokenizer
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+TOKENIZER = "tokenizer.json"
 VALIDATION_ITEMS = 128
 REFRESH_EVERY = 200
 
@@ -90,7 +92,7 @@ class Trainer:
                 layer.compile(dynamic=False)
 
     def _measure_scale(self) -> Tensor:
-        """Standard deviation per channel over seeded training mixtures."""
+        """Measure the standard deviation per channel over seeded training mixtures."""
         batch = self.mixer.batch(np.random.default_rng(self.recipe.train.seed), 512)
         return batch.mixture.pow(2).mean((0, 1)).sqrt()
 
@@ -271,7 +273,7 @@ def _worker(rank: int, world: int, port: int, recipe: Recipe, pool: Path, out: P
         )
     trainer = Trainer(recipe, pool, out, rank, world)
     if rank == 0:
-        trainer.tokenizer.save(str(out / "tokenizer.json"))
+        trainer.tokenizer.save(str(out / TOKENIZER))
     trainer.run()
     if world > 1:
         torch.distributed.destroy_process_group()
@@ -287,9 +289,10 @@ def train(recipe: Recipe, pool: Path, out: Path) -> None:
     pool : Path
         A stem pool with the splits ``train`` and ``valid``.
     out : Path
-        Directory of the run: ``checkpoint.pt``, ``tokenizer.json``, ``log.jsonl``.
+        Directory of the run: recipe, tokenizer, checkpoint and log.
     """
     out.mkdir(parents=True, exist_ok=True)
+    (out / RECIPE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
     world = 1 if torch.cuda.is_available() else recipe.train.workers
     if world == 1:
         _worker(0, 1, 0, recipe, pool, out)
