@@ -49,6 +49,7 @@ class Command:
 COMMANDS = (
     Command("separate", "separate", "Separate audio files into the stems you name."),
     Command("demo", "demo", "Separate the bundled mixture and show how well it went."),
+    Command("eval", "evaluate", "Score a model on mixtures with known stems."),
     Command("render", "render", "Render files through the chain of a preset."),
     Command("preset", "preset", "List, show, save and share presets."),
     Command("daw", "daw", "Install scripts for inside a DAW."),
