@@ -13,6 +13,7 @@ and SwiGLU feed-forwards.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -281,6 +282,12 @@ class DiT(nn.Module):
         self.norm = RMSNorm(dim, config.norm_eps)
         self.final_layer_scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.output = nn.Linear(dim, config.out_channels, bias=False)
+
+    def blocks(self) -> Iterator[DiTBlock]:
+        """Yield the blocks in order."""
+        for layer in self.layers:
+            if isinstance(layer, DiTBlock):
+                yield layer
 
     def forward(
         self,

@@ -132,7 +132,7 @@ class MiniVelocity(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         self.transformer.y_embedder.projection.w2.weight.mul_(2.0)
-        for layer in self.transformer.layers:
+        for layer in self.transformer.blocks():
             layer.feed_forward.w2.weight.mul_(0.5)
             layer.attention.wo.weight.mul_(0.5)
             layer.scale_shift_table[2].fill_(1.0)

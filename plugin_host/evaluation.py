@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from bridge.errors import InputError
 from bridge.manifest import Reconstruction
 from bridge.reconstruct import plan_masks, split_by_masks
-from bridge.request import Prompt
+from bridge.request import Prompt, SettingOptions
 from plugin_host.audio_files import Audio, read_audio
 from plugin_host.scores import si_sdr_db
 from plugin_host.separators import Separator
@@ -136,7 +137,7 @@ def evaluate(
     prompts: Mapping[str, str] | None = None,
     *,
     on_case: Callable[[int], None] = lambda _done: None,
-    **settings: object,
+    **settings: Unpack[SettingOptions],
 ) -> Iterator[Score]:
     """Separate every stem of every mixture by a prompt of its own, and score it.
 
@@ -187,7 +188,7 @@ def evaluate(
 
 
 def _level_db(audio: Audio) -> float:
-    return float(10 * np.log10(max(np.mean(audio.astype(np.float64) ** 2), 1e-12)))
+    return float(10 * np.log10(max(float(np.mean(audio.astype(np.float64) ** 2)), 1e-12)))
 
 
 @dataclass(frozen=True)

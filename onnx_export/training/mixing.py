@@ -126,7 +126,7 @@ class Mixer:
     def _weights(self, families: list[str]) -> NDArray[np.float64]:
         weights = np.array([1.0 if f in MAIN_FAMILIES else self.data.extra_families
                             for f in families])  # fmt: skip
-        return weights / weights.sum()
+        return np.asarray(weights / weights.sum())
 
     def _sources(self, rng: np.random.Generator) -> list[tuple[str, Path]]:
         """Choose stems of different families, of one song or of any."""
@@ -192,7 +192,11 @@ class Mixer:
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw ``size`` examples, two prompts to each mixture."""
-        mixtures, targets, spans, prompts, families = [], [], [], [], []
+        mixtures: list[Tensor] = []
+        targets: list[Tensor] = []
+        spans: list[Tensor] = []
+        prompts: list[str] = []
+        families: list[str] = []
         while len(prompts) < size:
             names, stems = self._mixture(rng)
             mixture = stems.sum(0)

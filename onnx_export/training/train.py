@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from onnx_export.mini import MiniModel
 from onnx_export.training.config import RECIPE_FILE, Recipe
@@ -213,7 +214,7 @@ class Trainer:
         flat = torch.cat([p.grad.flatten() for p in params if p.grad is not None])
         torch.distributed.all_reduce(flat)
         flat /= self.world
-        for p, piece in zip(params, flat.split([p.numel() for p in params]), strict=True):
+        for p, piece in zip(params, torch.split(flat, [p.numel() for p in params]), strict=True):
             p.grad = piece.view_as(p)
 
     def run(self) -> None:
@@ -300,4 +301,4 @@ def train(recipe: Recipe, pool: Path, out: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (world, port, recipe, pool, out), nprocs=world)
+    spawn(_worker, (world, port, recipe, pool, out), nprocs=world)  # type: ignore[no-untyped-call]
