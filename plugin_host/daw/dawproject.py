@@ -4,7 +4,6 @@ The format is a zip with ``project.xml``, ``metadata.xml`` and audio. Times here
 seconds or, through the constant tempo of the transport, in beats.
 """
 
-import copy
 import shutil
 import tempfile
 import weakref
@@ -16,6 +15,8 @@ from xml.etree import ElementTree as ET
 import defusedxml.ElementTree
 
 from plugin_host.audio_files import replace_file, temporary_beside
+from plugin_host.daw.archive import list_names, repack, unpack
+from plugin_host.daw.dawproject_channel import Identifiers, new_channel
 from plugin_host.daw.session import (
     Addition,
     Clip,
@@ -51,12 +52,7 @@ class DawprojectSession:
         self._unpacked = Path(tempfile.mkdtemp(prefix="stembridge-"))
         weakref.finalize(self, shutil.rmtree, self._unpacked, ignore_errors=True)
         try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    # A name that leads out of the folder is not followed.
-                    target = (self._unpacked / name).resolve()
-                    if target.is_relative_to(self._unpacked.resolve()):
-                        archive.extract(name, self._unpacked)
+            unpack(path, self._unpacked)
             project = defusedxml.ElementTree.parse(self._unpacked / _PROJECT)
         except (OSError, zipfile.BadZipFile, ET.ParseError, ValueError) as error:
             msg = f"{path}: cannot be read as a DAWproject ({error})"
@@ -65,6 +61,7 @@ class DawprojectSession:
         if self._root.tag != "Project":
             msg = f"{path}: expected a DAWproject, got <{self._root.tag}>"
             raise SessionError(msg)
+        self._ids = Identifiers(self._root)
         self._added: dict[str, Path] = {}
         self._presets = {
             file.stem: file.read_text("utf-8")
@@ -118,10 +115,10 @@ class DawprojectSession:
         owner = next(parent for parent in self._root.iter() if track in list(parent))
         folder = ET.Element(
             "Track",
-            {"contentType": "tracks", "loaded": "true", "id": self._new_id(), "name": group},
+            {"contentType": "tracks", "loaded": "true", "id": self._ids.new(), "name": group},
         )
         # The order of a track's elements is fixed: its channel first, then the tracks inside.
-        folder.append(self._channel(track, role="master"))
+        folder.append(new_channel(self._ids, track, role="master"))
         master = folder[0].get("id", "")
         lanes = self._lanes_of(track)
         clips = self._audio_clips(track)
@@ -129,9 +126,9 @@ class DawprojectSession:
             child = ET.SubElement(
                 folder,
                 "Track",
-                {"contentType": "audio", "loaded": "true", "id": self._new_id(), "name": name},
+                {"contentType": "audio", "loaded": "true", "id": self._ids.new(), "name": name},
             )
-            channel = self._channel(None, role="regular")
+            channel = new_channel(self._ids, None, role="regular")
             channel.set("destination", master)
             child.append(channel)
             new = self._lanes_like(child, placements, clips, name)
@@ -179,30 +176,20 @@ class DawprojectSession:
         """
         try:
             with temporary_beside(path) as temporary:
-                self._write(temporary)
+                used = {file.get("path") for file in self._root.iter("File")}
+                gone = {
+                    name
+                    for name in list_names(self.path)
+                    if name.startswith(f"{_PRESETS}/")
+                    or (name.startswith(f"{_AUDIO}/") and name not in used)
+                }
+                project = ET.tostring(self._root, encoding="UTF-8", xml_declaration=True)
+                texts = {f"{_PRESETS}/{n}.toml": t.encode() for n, t in self._presets.items()}
+                repack(self.path, temporary, gone, {_PROJECT: project, **texts}, self._added)
                 replace_file(temporary, path)
         except OSError as error:
             msg = f"{path}: cannot be written ({error.strerror or error})"
             raise SessionError(msg) from error
-
-    def _write(self, path: Path) -> None:
-        used = {file.get("path") for file in self._root.iter("File")}
-        with (
-            zipfile.ZipFile(self.path) as old,
-            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
-        ):
-            for item in old.infolist():
-                ours = item.filename.startswith(f"{_AUDIO}/")
-                if item.filename.startswith(f"{_PRESETS}/"):
-                    continue
-                if item.filename != _PROJECT and (not ours or item.filename in used):
-                    new.writestr(item, old.read(item))
-            project = ET.tostring(self._root, encoding="UTF-8", xml_declaration=True)
-            new.writestr(_PROJECT, project)
-            for name, text in self._presets.items():
-                new.writestr(f"{_PRESETS}/{name}.toml", text)
-            for name, file in self._added.items():
-                new.write(file, name, zipfile.ZIP_STORED)
 
     def _tracks(self) -> Iterator[ET.Element]:
         structure = self._root.find("Structure")
@@ -275,10 +262,10 @@ class DawprojectSession:
         clips: Sequence[tuple[bool, ET.Element]],
         stem: str,
     ) -> ET.Element:
-        lanes = ET.Element("Lanes", {"track": track.get("id", ""), "id": self._new_id()})
+        lanes = ET.Element("Lanes", {"track": track.get("id", ""), "id": self._ids.new()})
         units = {beats for beats, _ in clips}
         unit = "beats" if units == {True} else "seconds"
-        holder = ET.SubElement(lanes, "Clips", {"timeUnit": unit, "id": self._new_id()})
+        holder = ET.SubElement(lanes, "Clips", {"timeUnit": unit, "id": self._ids.new()})
         for placement in placements:
             old = clips[int(placement.clip.tag)][1]
             new = ET.SubElement(holder, "Clip", dict(old.attrib))
@@ -294,7 +281,7 @@ class DawprojectSession:
                 new,
                 "Audio",
                 {"channels": str(channels), "duration": f"{frames / rate:.12g}",
-                 "sampleRate": str(rate), "id": self._new_id()},
+                 "sampleRate": str(rate), "id": self._ids.new()},
             )  # fmt: skip
             ET.SubElement(audio, "File", {"path": self._store(placement.file)})
         return lanes
@@ -307,34 +294,6 @@ class DawprojectSession:
             name = base.removesuffix(".wav") + f" {number}.wav"
         self._added[name] = file
         return name
-
-    def _channel(self, like: ET.Element | None, *, role: str) -> ET.Element:
-        """Return a channel, at the level and place of another one or at unity and centre."""
-        channel = ET.Element(
-            "Channel", {"audioChannels": "2", "role": role, "solo": "false", "id": self._new_id()}
-        )
-        old = None if like is None else like.find("Channel")
-        if old is not None and old.get("destination"):
-            channel.set("destination", old.get("destination", ""))
-        for tag, unit, value in (("Mute", None, "false"), ("Pan", "normalized", "0.5"),
-                                 ("Volume", "linear", "1.0")):  # fmt: skip
-            found = None if old is None or tag == "Mute" else old.find(tag)
-            element = ET.Element(tag) if found is None else copy.deepcopy(found)
-            if found is None:
-                element.set("value", value)
-                if unit:
-                    element.set("unit", unit)
-            element.set("id", self._new_id())
-            channel.append(element)
-        return channel
-
-    def _new_id(self) -> str:
-        taken = {element.get("id") for element in self._root.iter()}
-        self._counter = getattr(self, "_counter", 0)
-        while True:
-            self._counter += 1
-            if (identity := f"stembridge{self._counter}") not in taken:
-                return identity
 
 
 def _holds_audio(clip: ET.Element) -> bool:

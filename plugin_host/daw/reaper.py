@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plugin_host.audio_files import replace_file, temporary_beside
-from plugin_host.daw.rpp import Chunk, parse, quote
+from plugin_host.daw.rpp import Chunk, active_take, parse, quote
 from plugin_host.daw.session import (
     Addition,
     Clip,
@@ -266,32 +266,6 @@ class ReaperSession:
             track.children.insert(0, f"    MUTESOLO 1 0 0{self._end}")
 
 
-def active_take(item: Chunk) -> Chunk:
-    """Return an item with the lines of its active take only.
-
-    The lines of the first take stand among those of the item; each further one begins with
-    ``TAKE``, the active one with ``TAKE SEL``.
-    """
-    parts: list[list[str | Chunk]] = [[]]
-    selected = 0
-    for child in item.children:
-        if isinstance(child, str) and child.split(None, 1)[:1] == ["TAKE"]:
-            parts.append([])
-            if "SEL" in child.split():
-                selected = len(parts) - 1
-        parts[-1].append(child)
-    first, chosen = parts[0], parts[selected]
-    if selected == 0:
-        return Chunk(item.opening, first, item.closing)
-    of_take = {_word(child) for child in chosen}
-    of_item = [
-        child
-        for child in first
-        if _word(child) not in of_take and _word(child) not in ("SOURCE", "TAKEFX", "SM")
-    ]
-    return Chunk(item.opening, of_item + chosen, item.closing)
-
-
 def _encode(text: str) -> str:
     # Extension state is lines of a key and a value, which take neither spaces nor line ends.
     return base64.b64encode(text.encode()).decode()
@@ -303,12 +277,6 @@ def _decode(word: str) -> str:
     except (binascii.Error, UnicodeDecodeError) as error:
         msg = f"a preset in the project cannot be read ({error})"
         raise SessionError(msg) from None
-
-
-def _word(child: str | Chunk) -> str:
-    if isinstance(child, Chunk):
-        return child.kind
-    return (child.split(None, 1) or [""])[0]
 
 
 def _name(track: Chunk) -> str:

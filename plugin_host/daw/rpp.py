@@ -91,3 +91,35 @@ def quote(text: str) -> str:
         if mark not in text:
             return f"{mark}{text}{mark}"
     return "`" + text.replace("`", "'") + "`"
+
+
+def active_take(item: Chunk) -> Chunk:
+    """Return an item with the lines of its active take only.
+
+    The lines of the first take stand among those of the item; each further one begins with
+    ``TAKE``, the active one with ``TAKE SEL``.
+    """
+    parts: list[list[str | Chunk]] = [[]]
+    selected = 0
+    for child in item.children:
+        if isinstance(child, str) and child.split(None, 1)[:1] == ["TAKE"]:
+            parts.append([])
+            if "SEL" in child.split():
+                selected = len(parts) - 1
+        parts[-1].append(child)
+    first, chosen = parts[0], parts[selected]
+    if selected == 0:
+        return Chunk(item.opening, first, item.closing)
+    of_take = {_word(child) for child in chosen}
+    of_item = [
+        child
+        for child in first
+        if _word(child) not in of_take and _word(child) not in ("SOURCE", "TAKEFX", "SM")
+    ]
+    return Chunk(item.opening, of_item + chosen, item.closing)
+
+
+def _word(child: str | Chunk) -> str:
+    if isinstance(child, Chunk):
+        return child.kind
+    return (child.split(None, 1) or [""])[0]
