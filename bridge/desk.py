@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from bridge.catalogue import Catalogue
 from bridge.descriptors import Limits
-from bridge.errors import InputError, ProtocolError, StembridgeError
+from bridge.errors import InputError, ModelError, ProtocolError, StembridgeError
 from bridge.jobs import Job, Subscriber, job_key
 from bridge.limits import check_limits
 from bridge.messages import (
@@ -20,7 +22,7 @@ from bridge.messages import (
     Submit,
 )
 from bridge.protocol import Buffer
-from bridge.records import RESULTS, JobRecord, ResultRecord
+from bridge.records import JOBS, RESULTS, JobRecord, ResultRecord
 from bridge.service import Send, Service
 from bridge.sessions import Peer, Session, Sessions
 from bridge.store import Store
@@ -75,6 +77,16 @@ class Desk:
             if session is not None and request is not None:
                 self._service.release((session.id, request))
             self._send_to(peer, Failed(code=error.code, message=str(error), request=request), None)
+
+    def resume_kept(self) -> None:
+        """Go on with the kept jobs that an earlier run of the server did not finish."""
+        for key in self._store.record_keys(JOBS):
+            record = self._store.read_record(JOBS, key, JobRecord)
+            # A model that is gone may come back: its jobs stay on record.
+            with contextlib.suppress(ModelError):
+                if record is not None:
+                    path, _ = self._catalogue.find(record.model)
+                    self._service.resume(Job(key, record, str(path), keep=True))
 
     def end_session(self, session_id: str) -> None:
         """Drop all that a session asked for."""

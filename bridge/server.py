@@ -90,9 +90,7 @@ class Server:
         self._spool = Spool("disk", self._inbox.put)
         ending.callback(self._spool.close)
         self._catalogue = Catalogue(models_directory(config.directory), config.models)
-        self._service = Service(
-            self._catalogue, self._store, self._spool, self._send, config.engine
-        )
+        self._service = Service(self._store, self._spool, self._send, config.engine)
         self._desk = Desk(
             server_id=self._id,
             service=self._service,
@@ -147,7 +145,7 @@ class Server:
     def _begin(self, pool: Workers) -> None:
         """Take up what an earlier run left, and check what was asked for."""
         with self._service.lock:
-            self._service.resume_kept()
+            self._desk.resume_kept()
         options = self._config.engine
         if options.providers is not None:
             # Whether they are there is known before anybody waits for a job.

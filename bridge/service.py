@@ -6,17 +6,14 @@ with events, the spool with outcomes; all under `lock`.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from bridge import replies
-from bridge.catalogue import Catalogue
 from bridge.errors import (
     Cancelled,
-    ModelError,
     ProviderError,
     ServerError,
     StembridgeError,
@@ -26,7 +23,7 @@ from bridge.jobs import Job, JobTable, Place, Subscriber
 from bridge.messages import Message
 from bridge.pool import Workers
 from bridge.protocol import Buffer
-from bridge.records import JOBS, JobRecord, ResultRecord, find_result
+from bridge.records import JOBS, ResultRecord, find_result
 from bridge.scheduler import FairQueue
 from bridge.separation import Progress
 from bridge.sessions import Peer, Session
@@ -47,8 +44,8 @@ class Service:
 
     Parameters
     ----------
-    catalogue, store, spool
-        The models, where audio lies, and the thread that works on the disk.
+    store, spool
+        Where audio lies, and the thread that works on the disk.
     send : callable
         Queues a message to a peer on the job channel.
     engine : EngineOptions
@@ -57,7 +54,6 @@ class Service:
 
     def __init__(
         self,
-        catalogue: Catalogue,
         store: Store,
         spool: Spool,
         send: Send,
@@ -69,7 +65,6 @@ class Service:
         self.workers: Workers | None = None
         self.provider_error: ProviderError | None = None
         self.traffic = Traffic(store, spool, self.send, self._audio_came, self._audio_failed)
-        self._catalogue = catalogue
         self._store = store
         self._spool = spool
         self._send_to = send
@@ -106,16 +101,10 @@ class Service:
         else:
             self._want_audio(job)
 
-    def resume_kept(self) -> None:
-        """Queue the kept jobs that an earlier run of the server did not finish."""
-        for key in self._store.record_keys(JOBS):
-            record = self._store.read_record(JOBS, key, JobRecord)
-            # A model that is gone may come back: its jobs stay on record.
-            with contextlib.suppress(ModelError):
-                if record is not None:
-                    path, _ = self._catalogue.find(record.model)
-                    job = self.table.jobs[key] = Job(key, record, str(path), keep=True)
-                    self._look_up(job)
+    def resume(self, job: Job) -> None:
+        """Go on with a kept job that an earlier run of the server did not finish."""
+        self.table.jobs[job.key] = job
+        self._look_up(job)
 
     def _look_up(self, job: Job) -> None:
         job.looking_up = True

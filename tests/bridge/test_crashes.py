@@ -1,4 +1,7 @@
-"""The server, its worker or the disk fail in the middle of a job, and the caller gets its stems."""
+"""The server, its worker or the disk fail in the middle of a job, and the caller gets its stems.
+
+``STEMBRIDGE_KILLS=20`` kills the server at twenty moments instead of one of each kind.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from bridge.separation import Separation
 STEPS = 40
 MOMENTS = ("upload", "encode", "solve 1", "solve 2", "solve 3", "decode", "download")
 STAGES = ("queued", "encode", "solve", "decode", "reconstruct")
-KILLS = 20
+KILLS = int(os.environ.get("STEMBRIDGE_KILLS", "7"))
 
 
 def server_pid(server: Sidecar) -> int | None:
@@ -70,7 +73,7 @@ def same(one: Separation, other: Separation) -> bool:
     ) and np.array_equal(one.residual, other.residual)
 
 
-def test_a_server_killed_at_twenty_moments_costs_nothing_but_time() -> None:
+def test_a_server_killed_at_any_moment_costs_nothing_but_time() -> None:
     dice = random.Random(2)
     late: list[float] = []
     with sidecar(start=False) as server, Engine(server.bundle) as engine, server.client() as client:

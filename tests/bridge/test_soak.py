@@ -20,7 +20,7 @@ from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 from bridge.client import Client
 from bridge.engine import Engine
 from bridge.errors import Cancelled, ServerError, StembridgeError
-from bridge.protocol import CHUNK_BYTES, MAX_CHUNK_BYTES
+from bridge.protocol import CHUNK_BYTES
 
 CHEAP = {"steps": 1, "reconstruct": "null"}
 SOAK_S = float(os.environ.get("STEMBRIDGE_SOAK_S", "10"))
@@ -35,7 +35,7 @@ def footprint(server: Sidecar) -> tuple[int, int]:
 
 def test_thirty_two_clients_with_four_jobs_each() -> None:
     clients, jobs = 32, 4
-    seconds = 10
+    seconds = 4
     with sidecar() as server, Engine(server.bundle) as engine:
         with server.client() as first:
             first.separate(noise(1, seed=999), RATE, ["half"])
@@ -71,9 +71,8 @@ def test_thirty_two_clients_with_four_jobs_each() -> None:
             counts[index] += 1
             assert counts[index] - min(counts[other] for other in range(clients)) <= 2
         # PROTOCOL.md: at most four chunks per request and direction are under way.
-        assert peak - base < clients * jobs * 2 * 4 * CHUNK_BYTES
+        assert peak - base < clients * 2 * 4 * CHUNK_BYTES
         assert peak - base < 256 << 20
-        assert MAX_CHUNK_BYTES == 4 * CHUNK_BYTES
         assert server.status().finished == clients * jobs + 1
 
 
