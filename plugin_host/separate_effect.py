@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from bridge.errors import InputError
-from bridge.request import RESIDUAL, Prompt, SettingOptions, Span
+from bridge.request import RESIDUAL, Prompt, SettingOptions, Settings, Span
 from bridge.validation import check_prompts, settings_from_options
 from plugin_host.audio_files import Audio
 from plugin_host.effect import Effect
@@ -20,7 +20,7 @@ from presets.preset import PresetSpan
 
 Keep = Literal["target", "residual", "remix"]
 
-_SETTINGS: Final = ("seed", "steps", "solver", "window_s", "overlap_s", "reconstruct")
+_SETTINGS: Final = Settings.__struct_fields__
 
 
 class Separate(Effect):
@@ -56,8 +56,7 @@ class Separate(Effect):
     separator
         Use this client or engine, which stays the caller's to close.
     **settings
-        Fields of `bridge.Settings`: ``seed``, ``steps``, ``solver``, ``window_s``,
-        ``overlap_s``, ``reconstruct``.
+        Fields of `bridge.Settings`: ``seed``, ``steps``, ``solver``, ``window_s`` and so on.
 
     Raises
     ------
@@ -93,8 +92,9 @@ class Separate(Effect):
         **settings: Any,
     ) -> None:
         self._values: dict[str, Any] = {}
+        defaults = Settings()
         for name in _SETTINGS:
-            self._values[name] = 0 if name == "seed" else None
+            self._values[name] = getattr(defaults, name)
         self.prompt, self.keep, self.gain_db = prompt, keep, gain_db
         self.spans, self.wet, self.bypass = tuple(spans), wet, bypass
         self.model, self.segment_s = model, segment_s

@@ -225,7 +225,7 @@ def lane_names(plan: SeparationPlan) -> tuple[str, ...]:
     return (*(prompt.stem for prompt in plan.prompts), RESIDUAL, DRY)
 
 
-def separate_segment(  # noqa: PLR0917 -- one value each of what decides a segment
+def separate_segment(
     separator: Callable[[], Separator],
     plan: SeparationPlan,
     audio: Audio,

@@ -13,6 +13,7 @@ from bridge.request import (
     Prompt,
     ReconstructionMode,
     SettingOptions,
+    Settings,
     Solver,
     Span,
     is_safe_name,
@@ -107,7 +108,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     model, model_sha256, provider : str or None
         The model, its checksum, and the execution provider that computed the stems. Another
         checksum or provider does not refuse the preset; the difference is reported.
-    seed, steps, solver, window_s, overlap_s, reconstruct
+    seed, steps, solver, window_s, overlap_s, reconstruct, predict_spans
         As in `bridge.request.Settings`; absent ones are the model's.
     watermark : int or None
         16-bit message of models with a watermark; None derives it from the seed.
@@ -137,6 +138,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     window_s: float | None = None
     overlap_s: float | None = None
     reconstruct: ReconstructionMode | None = None
+    predict_spans: bool | None = None
     watermark: int | None = None
     segment_s: float | None = None
     wet: float = 1.0
@@ -155,7 +157,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     @property
     def settings(self) -> SettingOptions:
         """The settings that are given, as keyword arguments of `separate`."""
-        names = ("seed", "steps", "solver", "window_s", "overlap_s", "reconstruct")
+        names = Settings.__struct_fields__
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return cast(SettingOptions, given)
 

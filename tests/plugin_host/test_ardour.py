@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -256,4 +255,3 @@ def test_what_cannot_be_honoured_is_named(session, bundle, capsys):
     file.write_text("<Session")
     with pytest.raises(SessionError, match="cannot be read"):
         open_session(session)
-    assert sys.getdefaultencoding() == "utf-8"

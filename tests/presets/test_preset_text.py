@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.request import Settings
 from presets import Effect, Preset, PresetError, PresetStem, ResidualStem
 from presets.preset import PresetSpan, check_preset
 from presets.text import format_preset, migrate, parse_preset
@@ -50,6 +51,7 @@ def presets(draw):
         window_s=draw(st.none() | st.floats(5, 60)),
         overlap_s=draw(st.none() | st.floats(0, 4.9)),
         reconstruct=draw(st.none() | st.sampled_from(["raw", "null", "mask"])),
+        predict_spans=draw(st.none() | st.booleans()),
         watermark=draw(st.none() | st.integers(0, 65535)),
         rerun=draw(st.sampled_from(["add", "update"])),
         stems=named,
@@ -130,6 +132,10 @@ def test_a_hand_written_file():
 def test_what_is_wrong_is_named_with_its_path(text, expected):
     with pytest.raises(PresetError, match=expected):
         parse_preset(text, source="x")
+
+
+def test_a_preset_can_hold_every_setting():
+    assert set(Settings.__struct_fields__) <= set(Preset.__struct_fields__)
 
 
 def test_older_formats_are_brought_forward_step_by_step():
