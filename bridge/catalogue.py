@@ -8,6 +8,7 @@ can register, and a note that does not lead to the manifest with its checksum co
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def register(notes: Path, directory: Path) -> ModelRef:
     manifest = manifests.load(directory)
     notes.mkdir(parents=True, exist_ok=True, mode=0o700)
     note = notes / manifest.sha256
-    partial = note.with_suffix(".new")
+    # A name of its own, since several clients may register the same bundle at the same time.
+    partial = note.with_name(f".{secrets.token_hex(8)}")
     partial.write_text(str(directory.resolve()), encoding="utf-8")
     partial.replace(note)
     return ModelRef(manifest.name, manifest.sha256)
