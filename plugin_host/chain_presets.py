@@ -11,6 +11,7 @@ import numpy as np
 from bridge.errors import InputError
 from plugin_host.chain import Chain, Split
 from plugin_host.effect import Effect as HostEffect
+from plugin_host.floating_point import kept_rounding
 from plugin_host.separators import Separator
 from plugin_host.streams import PassStream, Stream
 from presets import Effect, Preset, PresetError
@@ -42,7 +43,8 @@ def load_plugin(effect: Effect) -> Any:
         if isinstance(builtin, type) and issubclass(builtin, pedalboard.Plugin):
             plugin = builtin()
         elif Path(effect.plugin).exists():
-            plugin = pedalboard.load_plugin(effect.plugin, plugin_name=effect.name)
+            with kept_rounding():
+                plugin = pedalboard.load_plugin(effect.plugin, plugin_name=effect.name)
         else:
             msg = f"{where}: neither built into pedalboard nor a file; {_nearest(effect.plugin)}"
             raise PresetError(msg)

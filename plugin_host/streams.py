@@ -11,6 +11,7 @@ import numpy as np
 
 from bridge.errors import InputError
 from plugin_host.audio_files import Audio
+from plugin_host.floating_point import kept_rounding
 
 _LONGEST_LATENCY_S = 60.0
 
@@ -68,7 +69,8 @@ class NativeStream:
         self._board = pedalboard.Pedalboard(list(plugins))
         # A board that was reset leaves its latency out of what it returns. One that was not
         # may return it as silence in front, depending on the plug-in.
-        self._board.reset()
+        with kept_rounding():
+            self._board.reset()
         self._sample_rate = sample_rate
         self._size = buffer_size
         self._waiting = np.zeros((channels, 0), np.float32)
@@ -124,7 +126,10 @@ class NativeStream:
 
     def _run(self, block: Audio) -> Audio:
         try:
-            out = self._board.process(block, self._sample_rate, buffer_size=self._size, reset=False)
+            with kept_rounding():
+                out = self._board.process(
+                    block, self._sample_rate, buffer_size=self._size, reset=False
+                )
         except ValueError as error:
             msg = f"a plug-in refuses {block.shape[0]} channels: {error}"
             raise InputError(msg) from error

@@ -8,7 +8,8 @@ from pedalboard_native._internal import AddLatency
 
 from bridge import Engine, InputError, Prompt, Span
 from plugin_host import Chain, Separate, Split
-from presets import Preset, PresetStem
+from plugin_host.chain_presets import load_plugin
+from presets import Effect, Preset, PresetStem
 
 ZAMAXIMX2 = "/usr/lib/vst3/ZaMaximX2.vst3"
 BLOCKS = (64, 480, 1000, 8192)
@@ -23,7 +24,7 @@ def engine(bundle):
 @pytest.fixture(scope="module")
 def zamaximx2():
     """A real VST3 with 480 samples of latency, set so low that it acts."""
-    plugin = pedalboard.load_plugin(ZAMAXIMX2)
+    plugin = load_plugin(Effect(ZAMAXIMX2))
     plugin.threshold_db = -20
     plugin.output_ceiling_db = -6
     return plugin
@@ -207,7 +208,7 @@ def test_latency_is_taken_out_and_the_length_kept(song, latency):
 
 def test_a_real_plug_in_around_separate_stays_aligned(engine, song):
     # At this ceiling the limiters only delay, by 480 samples each.
-    before, after = (pedalboard.load_plugin(ZAMAXIMX2) for _ in range(2))
+    before, after = (load_plugin(Effect(ZAMAXIMX2)) for _ in range(2))
     before.output_ceiling_db = after.output_ceiling_db = 0
     before.threshold_db = after.threshold_db = 0
     out = Chain([before, Separate("half", separator=engine), after])(song, RATE)
@@ -232,7 +233,7 @@ def test_a_stream_with_a_real_plug_in_equals_the_whole_buffer(
     engine, song, zamaximx2, segment_s, block
 ):
     separate = Separate("half", separator=engine, segment_s=segment_s)
-    after = pedalboard.load_plugin(ZAMAXIMX2)
+    after = load_plugin(Effect(ZAMAXIMX2))
     chain = Chain([zamaximx2, separate, after, pedalboard.Delay(0.05)])
     whole = chain(song, RATE)
     assert np.array_equal(stream(chain, song, block), whole)
@@ -255,9 +256,18 @@ def test_python_subclasses_that_pedalboard_would_ignore_are_refused():
 
 
 def test_a_mono_plug_in_on_stereo_is_told(song):
-    chain = Chain([pedalboard.load_plugin("/usr/lib/vst3/ZamComp.vst3")])
+    chain = Chain([load_plugin(Effect("/usr/lib/vst3/ZamComp.vst3"))])
     with pytest.raises(InputError, match="refuses 2 channels"):
         chain(song, RATE)
+
+
+def test_plug_ins_do_not_change_the_arithmetic_of_the_thread(song):
+    smallest = np.array([5e-324])
+    assert (smallest * 1.0)[0] > 0.0
+    plugin = load_plugin(Effect(ZAMAXIMX2))
+    assert (smallest * 1.0)[0] > 0.0
+    Chain([plugin])(song, RATE)
+    assert (smallest * 1.0)[0] > 0.0
 
 
 # Split
