@@ -17,6 +17,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
+from torch import nn
 from torch.export import Dim
 
 from onnx_export.graphs import FRAMES, SAMPLES, Graph
@@ -78,7 +79,9 @@ def trace(graph: Graph, precision: Precision = "fp32") -> ir.Model:
     _transpose_weights(model)
     _simplify(model, weights)
     if precision == "fp16-weights":
-        _narrow_weights(model, frozenset(name for name, _ in module.named_parameters()))
+        state = module.state_dict(keep_vars=True)
+        trained = (name for name, value in state.items() if isinstance(value, nn.Parameter))
+        _narrow_weights(model, frozenset(trained))
     for value, spec in zip(model.graph.outputs, graph.outputs, strict=True):
         value.shape = ir.Shape(list(spec.dims))
     return model
@@ -126,6 +129,8 @@ def _simplify(model: ir.Model, weights: frozenset[str]) -> None:
         common.RemoveUnusedNodesPass(),
         common.OutputFixPass(),
         common.NameFixPass(),
+        # The exporter notes a stack trace at every node: megabytes, with this machine's paths.
+        common.ClearMetadataAndDocStringPass(),
     )(model)
 
 

@@ -47,8 +47,11 @@ def mini(text_encoder_directory: Path) -> Blueprint:
     torch.manual_seed(0)
     text = TextConfig(dim=32, n_layers=1, n_heads=2, ffn_dim=48, vocab_size=40)
     config = MiniConfig(hop_length=64, latent_channels=32, dim=64, n_heads=2, n_layers=1, text=text)
+    model = MiniModel(config)
+    with torch.no_grad():  # untrained it puts out nothing, and nothing could be told apart
+        model.velocity.transformer.output.weight.normal_(std=0.02)
     tokenizer = text_encoder_directory / "tokenizer.json"
-    return mini_blueprint(MiniModel(config), tokenizer, Provenance("mini-test", "none", "random"))
+    return mini_blueprint(model, tokenizer, Provenance("mini-test", "none", "random"))
 
 
 def test_every_graph_agrees_with_the_checkpoint(small_bundle: Path, blueprint: Blueprint) -> None:
@@ -86,6 +89,13 @@ def test_the_manifest_describes_the_model(small_bundle: Path, small_checkpoint: 
     assert {path.name for path in small_bundle.iterdir()} == {*manifest.files, "manifest.json"}
 
 
+def test_nothing_of_this_machine_is_written(small_bundle: Path) -> None:
+    here = str(Path(__file__).parents[2]).encode()
+    for path in small_bundle.iterdir():
+        if path.suffix in (".onnx", ".json"):
+            assert here not in path.read_bytes(), path.name
+
+
 def test_a_changed_weight_is_found(
     small_bundle: Path, blueprint: Blueprint, tmp_path: Path
 ) -> None:
@@ -101,10 +111,8 @@ def test_a_changed_weight_is_found(
     manifest = manifests.load(copy)
     files = manifest.files | {"velocity.onnx": manifests.describe_file(path)}
     manifests.write(msgspec.structs.replace(manifest, files=files), copy)
-    found = {d.role: d.passed for d in verify_bundle(copy, blueprint)}
-    assert found == {
-        "text_encoder": True, "codec_encoder": True, "codec_decoder": True, "velocity": False,
-    }  # fmt: skip
+    failed = [d.role for d in verify_bundle(copy, blueprint) if not d.passed]
+    assert failed == ["velocity"]
 
 
 def test_another_model_is_refused(small_bundle: Path, mini: Blueprint) -> None:
