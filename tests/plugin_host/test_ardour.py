@@ -91,15 +91,20 @@ def ardour(tmp_path_factory):
     def run(script, *arguments):
         file = home / "script.lua"
         file.write_text(script)
-        done = subprocess.run(
-            [program, file, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env={**os.environ, "XDG_CONFIG_HOME": str(home)},
-        )
-        # Ardour now and then crashes while it closes a session, after all work is done.
+        # Ardour 7.3 corrupts its heap while it exports: of 25 exports of an untouched session 5
+        # aborted, mostly while closing it. Once the script is done that does not matter; before,
+        # another try is needed. An error of the script itself is no abort.
+        for _ in range(4):
+            done = subprocess.run(
+                [program, file, *map(str, arguments)],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+                env={**os.environ, "XDG_CONFIG_HOME": str(home)},
+            )
+            if "DONE" in done.stdout or done.returncode >= 0:
+                break
         assert "DONE" in done.stdout, done.stdout + done.stderr
         return done.stdout
 
