@@ -97,6 +97,7 @@ def test_a_server_killed_at_any_moment_costs_nothing_but_time() -> None:
                 )
             assert result.report.seed == number
         assert not list((server.cache / "incoming").iterdir())
+        client.separate(noise(1, seed=KILLS), RATE, ["half"])  # the last server has its worker
         assert len(server.pids()) == 2  # no server or worker of the dead is left
     assert max(late) < 3.0
 
