@@ -61,11 +61,6 @@ COMMANDS = (
     Command("jobs", "serve", "List jobs."),
     Command("cancel", "serve", "Cancel a job."),
     Command("logs", "serve", "Show the newest log records."),
-    Command("status", "serve", "Show what the sidecar is doing."),
-    Command("stop", "serve", "Stop the sidecar."),
-    Command("jobs", "serve", "List the sidecar's jobs."),
-    Command("cancel", "serve", "Cancel a job."),
-    Command("logs", "serve", "Show the sidecar's log."),
     Command("keys", "keys", "Manage the keys for servers on the network."),
     Command("models", "models", "List, check and export model bundles."),
 )
