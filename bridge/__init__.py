@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bridge.separation import Progress as Progress
     from bridge.separation import Report as Report
     from bridge.separation import Separation as Separation
+    from bridge.video import Video as Video
 
 _HOME = {
     # separating
@@ -37,6 +38,7 @@ _HOME = {
     "Prompt": "request",
     "Settings": "request",
     "Span": "request",
+    "Video": "video",
     # results
     "Progress": "separation",
     "Report": "separation",

@@ -11,15 +11,15 @@ from typing import Any, Unpack
 
 import numpy.typing as npt
 
-from bridge.client import Client
-from bridge.descriptors import JobState
-from bridge.handle import JobHandle, PartialStem
-from bridge.request import Prompt, SettingOptions
+from bridge.client import Client, SubmitOptions
+from bridge.connection.handle import JobHandle, PartialStem
+from bridge.request import Prompt
 from bridge.separation import Progress, ProgressCallback, Separation
+from bridge.wire.descriptors import JobState
 
 
 class AsyncJobHandle:
-    """A job, as `bridge.handle.JobHandle`, for one event loop."""
+    """A job, as `bridge.connection.handle.JobHandle`, for one event loop."""
 
     def __init__(self, handle: JobHandle) -> None:
         self._handle = handle
@@ -132,11 +132,10 @@ class AsyncClient:
         prompts: Sequence[Prompt | str],
         *,
         progress: ProgressCallback | None = None,
-        timeout_s: float | None = None,
-        **settings: Unpack[SettingOptions],
+        **options: Unpack[SubmitOptions],
     ) -> Separation:
         """Extract one stem per prompt; cancelling the task cancels the job."""
-        handle = self.submit(mixture, sample_rate, prompts, timeout_s=timeout_s, **settings)
+        handle = self.submit(mixture, sample_rate, prompts, **options)
         try:
             async for item in handle.updates():
                 if progress is not None:
@@ -151,24 +150,10 @@ class AsyncClient:
         mixture: npt.ArrayLike,
         sample_rate: int,
         prompts: Sequence[Prompt | str],
-        *,
-        keep: bool = False,
-        partial: bool = False,
-        timeout_s: float | None = None,
-        **settings: Unpack[SettingOptions],
+        **options: Unpack[SubmitOptions],
     ) -> AsyncJobHandle:
         """Ask for a separation and return at once."""
-        return AsyncJobHandle(
-            self._client.submit(
-                mixture,
-                sample_rate,
-                prompts,
-                keep=keep,
-                partial=partial,
-                timeout_s=timeout_s,
-                **settings,
-            )
-        )
+        return AsyncJobHandle(self._client.submit(mixture, sample_rate, prompts, **options))
 
     def attach(self, key: str, *, partial: bool = False) -> AsyncJobHandle:
         """Take up a job by its key."""

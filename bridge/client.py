@@ -17,20 +17,28 @@ from typing import Unpack
 import numpy as np
 import numpy.typing as npt
 
-from bridge.descriptors import AudioInfo, ModelRef
-from bridge.endpoints import Address
+from bridge.connection.exchange import Exchange
+from bridge.connection.handle import JobHandle
+from bridge.connection.link import Link
+from bridge.connection.local import LocalSidecar, Place, Remote
 from bridge.errors import StembridgeError
-from bridge.exchange import Exchange
-from bridge.handle import JobHandle
-from bridge.keys import KeyRing, check_key
-from bridge.link import Link
-from bridge.local import LocalSidecar, Place, Remote
-from bridge.messages import Attach, Submit
 from bridge.request import Prompt, SettingOptions
 from bridge.separation import ProgressCallback, Separation
 from bridge.validation import check_mixture, check_prompts, settings_from_options
+from bridge.wire.descriptors import AudioInfo, ModelRef
+from bridge.wire.endpoints import Address
+from bridge.wire.keys import KeyRing, check_key
+from bridge.wire.messages import Attach, Submit
 
 Array = npt.NDArray[np.float32]
+
+
+class SubmitOptions(SettingOptions, total=False):
+    """Keyword arguments of `Client.submit`: those named there, and the settings."""
+
+    keep: bool
+    partial: bool
+    timeout_s: float | None
 
 
 class Client:

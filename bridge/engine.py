@@ -10,14 +10,16 @@ from typing import Unpack
 
 import numpy.typing as npt
 
-from bridge.cancellation import Cancellation
-from bridge.journal import Journal
-from bridge.manifest import Manifest
-from bridge.model import Model
-from bridge.pipeline import Pipeline
+from bridge.bundles.manifest import Manifest
+from bridge.errors import InputError
+from bridge.inference.cancellation import Cancellation
+from bridge.inference.journal import Journal
+from bridge.inference.model import Model
+from bridge.inference.pipeline import Pipeline
 from bridge.request import Prompt, SettingOptions
 from bridge.separation import ProgressCallback, Separation
 from bridge.validation import check_mixture, check_prompts, settings_from_options
+from bridge.video import Video
 
 
 class Engine:
@@ -82,6 +84,7 @@ class Engine:
         progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
         journal: Journal | None = None,
+        video: Video | None = None,
         **settings: Unpack[SettingOptions],
     ) -> Separation:
         """Extract one stem per prompt from a mixture.
@@ -99,7 +102,10 @@ class Engine:
         cancel : threading.Event or None
             Set it from another thread to stop; networks stop while they run.
         journal : Journal or None
-            Remembers what this job and others can use again; see `bridge.journal`.
+            Remembers what this job and others can use again; see `bridge.inference.journal`.
+        video : Video or None
+            Shows what is to be extracted, masked out; needs a model with a vision encoder, and
+            goes with one prompt.
         **settings
             Fields of `Settings`.
 
@@ -123,6 +129,11 @@ class Engine:
         resolved = settings_from_options(settings).resolve(self.manifest)
         audio, rate = check_mixture(mixture, sample_rate)
         checked = check_prompts(prompts, audio.shape[1] / rate)
+        if video is not None and len(checked) > 1:
+            raise InputError(
+                f"a video shows what one stem is, but there are {len(checked)} prompts; "
+                "separate them one after the other"
+            )
         with self._lock, Cancellation(cancel) as cancellation:
             return Pipeline(
                 self._model,
@@ -134,6 +145,7 @@ class Engine:
                 cancellation,
                 journal or Journal(),
                 self._memory_bytes,
+                video,
             ).run()
 
     def close(self) -> None:

@@ -89,5 +89,5 @@ def log_file(directory: Path) -> Path:
 
 
 def models_directory(directory: Path) -> Path:
-    """Return where bundles are registered with that server; see `bridge.catalogue`."""
+    """Return where bundles are registered with that server; see `bridge.bundles.catalogue`."""
     return directory / "models"

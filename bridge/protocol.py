@@ -1,9 +1,9 @@
 """Protocol 1.0 between clients and the sidecar; PROTOCOL.md is its description in words.
 
-A message is one frame with a msgpack map, whose ``type`` names the struct of `bridge.messages`,
-and for the three messages that carry audio a second frame with raw contiguous float32 samples,
-little endian. Unknown fields are ignored, so that a newer peer may say more; unknown types are
-refused.
+A message is one frame with a msgpack map, whose ``type`` names the struct of
+`bridge.wire.messages`, and for the three messages that carry audio a second frame with raw
+contiguous float32 samples, little endian. Unknown fields are ignored, so that a newer peer may
+say more; unknown types are refused.
 """
 
 from __future__ import annotations
@@ -13,44 +13,12 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from bridge.control_messages import (
-    Bye,
-    Cancel,
-    GetJobs,
-    GetLogs,
-    GetStatus,
-    Hello,
-    Jobs,
-    Logs,
-    Ok,
-    Ping,
-    Pong,
-    Shutdown,
-    Status,
-    Welcome,
-)
 from bridge.errors import ProtocolError, StembridgeError
-from bridge.messages import (
-    Accepted,
-    Attach,
-    Audio,
-    Credit,
-    Failed,
-    Fetch,
-    JobProgress,
-    Join,
-    Joined,
-    Message,
-    Partial,
-    Release,
-    Result,
-    SendAudio,
-    Stem,
-    Submit,
-)
+from bridge.wire.control_messages import ControlReply, ControlRequest
+from bridge.wire.messages import JobReply, JobRequest, Message
 
 VERSION: Final = "1.0"
-CHUNK_BYTES: Final = 2 << 20
+CHUNK_BYTES: Final = 4 << 20
 MIN_CHUNK_BYTES: Final = 1 << 20
 MAX_CHUNK_BYTES: Final = 4 << 20
 MAX_HEADER_BYTES: Final = 1 << 18
@@ -59,10 +27,6 @@ HEARTBEAT_S: Final = 0.5
 SILENCE_S: Final = 2.0
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-ControlRequest: TypeAlias = Hello | Ping | Bye | Cancel | GetStatus | GetJobs | GetLogs | Shutdown
-ControlReply: TypeAlias = Welcome | Pong | Ok | Status | Jobs | Logs
-JobRequest: TypeAlias = Join | Submit | Attach | Audio | Fetch | Release | Credit
-JobReply: TypeAlias = Joined | Accepted | SendAudio | JobProgress | Partial | Result | Stem | Failed
 AnyMessage: TypeAlias = ControlRequest | ControlReply | JobRequest | JobReply
 
 _ENCODER = msgspec.msgpack.Encoder()

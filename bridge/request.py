@@ -13,14 +13,14 @@ from msgspec.structs import force_setattr
 from bridge.errors import InputError
 
 if TYPE_CHECKING:
-    from bridge.manifest import Manifest
+    from bridge.bundles.manifest import Manifest
 
 Solver = Literal["euler", "midpoint"]
-ReconstructionMode = Literal["raw", "null", "mask"]
+ReconstructionMode = Literal["raw", "null", "mask", "wiener"]
 Polarity = Literal["+", "-"]
 
 SOLVERS: Final[tuple[Solver, ...]] = ("euler", "midpoint")
-RECONSTRUCTION_MODES: Final[tuple[ReconstructionMode, ...]] = ("raw", "null", "mask")
+RECONSTRUCTION_MODES: Final[tuple[ReconstructionMode, ...]] = ("raw", "null", "mask", "wiener")
 RESIDUAL: Final = "residual"
 
 _LONGEST_SLUG = 60
@@ -85,6 +85,9 @@ class SettingOptions(TypedDict, total=False):
     overlap_s: float | None
     reconstruct: ReconstructionMode | None
     predict_spans: bool
+    candidates: int
+    judge: bool
+    watermark: int | None
 
 
 class Settings(Struct, frozen=True):
@@ -101,10 +104,18 @@ class Settings(Struct, frozen=True):
     window_s, overlap_s : float or None
         Length of a window and how much of it the next one shares, in seconds,
         ``0 <= overlap_s < window_s``. A window given alone keeps the model's ratio of the two.
-    reconstruct : {"raw", "null", "mask"} or None
-        How the model's output becomes stems of the mixture; see `bridge.reconstruct`.
+    reconstruct : {"raw", "null", "mask", "wiener"} or None
+        How the model's output becomes stems of the mixture; see `bridge.signal.reconstruct`.
     predict_spans : bool
         Whether a model that can tell where a text is heard does so for prompts without spans.
+    candidates : int
+        From so many noises, 1 to 64, each stem is computed, and the best of each is kept; the
+        report says who chose (see `bridge.separation.Selection`).
+    judge : bool
+        Whether the report is to hold the judge's scores of every stem; the model must have one.
+    watermark : int or None
+        Message that a model with a watermark writes into what it decodes, the first bit its
+        highest; None derives it from the seed.
     """
 
     seed: int = 0
@@ -114,6 +125,9 @@ class Settings(Struct, frozen=True):
     overlap_s: float | None = None
     reconstruct: ReconstructionMode | None = None
     predict_spans: bool = True
+    candidates: int = 1
+    judge: bool = False
+    watermark: int | None = None
 
     def resolve(self, manifest: Manifest) -> ResolvedSettings:
         """Put the model's defaults where nothing was asked for.
@@ -141,6 +155,9 @@ class Settings(Struct, frozen=True):
             overlap_s=overlap_s,
             reconstruct=manifest.reconstruct if self.reconstruct is None else self.reconstruct,
             predict_spans=self.predict_spans,
+            candidates=self.candidates,
+            judge=self.judge,
+            watermark=self.watermark,
         )
 
 
@@ -155,6 +172,9 @@ class ResolvedSettings:
     overlap_s: float
     reconstruct: ReconstructionMode
     predict_spans: bool = True
+    candidates: int = 1
+    judge: bool = False
+    watermark: int | None = None
 
 
 def slug(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ class Progress(Struct, frozen=True):
     done, total : int
         Units of the stage; in ``"solve"`` evaluations of the velocity network over all windows.
     seconds_left : float or None
-        Estimate for the stage, once there is something to base it on.
+        Estimate for the stage, once there is something to base it on; for ``"queued"`` until
+        its turn.
     """
 
     stage: str
@@ -33,6 +34,48 @@ class Progress(Struct, frozen=True):
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+Ranker: TypeAlias = Literal["judge", "spans", "agreement"]
+
+
+class Scores(Struct, frozen=True):
+    """What the judge thinks of a stem, each on its scale of about 1 to 5.
+
+    Attributes
+    ----------
+    overall, recall, precision, faithfulness : float
+        How good it is; whether all of the sound is there, nothing but the sound is there, and
+        it sounds as in the mixture.
+    """
+
+    overall: float
+    recall: float
+    precision: float
+    faithfulness: float
+
+
+class Selection(Struct, frozen=True):
+    """How a stem was chosen among its candidates.
+
+    Attributes
+    ----------
+    stem : str
+        Its name.
+    candidate : int
+        Which of them it is, from 0.
+    ranker : {"judge", "spans", "agreement"} or None
+        What chose it: the model's judge; how well its sounding stretches and the spans, given or
+        predicted, overlap; how much it has in common with the other candidates. None where
+        there was but one.
+    scores : Scores or None
+        The judge's, if it was asked.
+    """
+
+    stem: str
+    candidate: int
+    ranker: Ranker | None = None
+    scores: Scores | None = None
 
 
 class Report(Struct, frozen=True):
@@ -63,6 +106,12 @@ class Report(Struct, frozen=True):
         None for an exact null.
     stems : tuple of str
         Names of the stems, in the order of the prompts.
+    predict_spans, candidates : bool, int
+        The settings used.
+    watermark : int or None
+        Message that the model wrote into what it decoded; None if it writes none.
+    selections : tuple of Selection
+        One per stem where there were several candidates or the judge was asked.
     """
 
     model: str
@@ -83,6 +132,10 @@ class Report(Struct, frozen=True):
     provider: str
     null_depth_db: float | None
     stems: tuple[str, ...]
+    predict_spans: bool = True
+    candidates: int = 1
+    watermark: int | None = None
+    selections: tuple[Selection, ...] = ()
 
 
 @dataclass(frozen=True)

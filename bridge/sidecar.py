@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from bridge.errors import StembridgeError
     from bridge.places import has_ipc
-    from bridge.server import AlreadyRunning, serve
-    from bridge.server_config import ServerConfig
-    from bridge.tasks import EngineOptions
+    from bridge.service.server import AlreadyRunning, serve
+    from bridge.service.server_config import ServerConfig
+    from bridge.service.tasks import EngineOptions
 
     config = ServerConfig(
         directory=arguments.directory,

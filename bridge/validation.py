@@ -26,6 +26,8 @@ from bridge.request import (
 
 MAX_CHANNELS: Final = 256
 MAX_STEPS: Final = 1000
+MAX_CANDIDATES: Final = 64
+MAX_WATERMARK: Final = 2**16 - 1
 MAX_PEAK: Final = 1000.0
 SAMPLE_RATES_HZ: Final = (1_000, 1_000_000)
 SPAN_TOLERANCE_S: Final = 0.01
@@ -69,11 +71,24 @@ def check_settings(settings: Settings) -> Settings:
             f"overlap_s is {overlap_s:g} and window_s is {window_s:g}; "
             "give an overlap shorter than the window"
         )
-    if not isinstance(settings.predict_spans, bool):
-        raise InputError(f"predict_spans is {settings.predict_spans!r}; expected True or False")
+    for name in ("predict_spans", "judge"):
+        if not isinstance(value := getattr(settings, name), bool):
+            raise InputError(f"{name} is {value!r}; expected True or False")
+    candidates = _whole("candidates", settings.candidates, 1, MAX_CANDIDATES)
+    watermark = settings.watermark
+    if watermark is not None:
+        watermark = _whole("watermark", watermark, 0, MAX_WATERMARK)
     _one_of("solver", settings.solver, SOLVERS)
     _one_of("reconstruct", settings.reconstruct, RECONSTRUCTION_MODES)
-    return replace(settings, seed=seed, steps=steps, window_s=window_s, overlap_s=overlap_s)
+    return replace(
+        settings,
+        seed=seed,
+        steps=steps,
+        window_s=window_s,
+        overlap_s=overlap_s,
+        candidates=candidates,
+        watermark=watermark,
+    )
 
 
 def check_mixture(mixture: npt.ArrayLike, sample_rate: int) -> tuple[npt.NDArray[np.float32], int]:

@@ -11,13 +11,13 @@ import numpy as np
 import zmq
 from sidecars import RATE, Sidecar
 
-from bridge.control_messages import Hello, Ping, Welcome
-from bridge.descriptors import AudioInfo, ModelRef
-from bridge.endpoints import Address
-from bridge.local import LocalSidecar
-from bridge.messages import Join, Joined, Message, Submit
+from bridge.connection.local import LocalSidecar
 from bridge.protocol import VERSION, Buffer, decode, encode
 from bridge.request import Prompt
+from bridge.wire.control_messages import Hello, Ping, Welcome
+from bridge.wire.descriptors import AudioInfo, ModelRef
+from bridge.wire.endpoints import Address
+from bridge.wire.messages import Join, Joined, Message, Submit
 
 M = TypeVar("M", bound=Message)
 
@@ -59,13 +59,13 @@ class Peer:
     def tell(self, message: Message) -> None:
         self.control.send_multipart(encode(message))
 
-    def hear(self, kind: type[M], patience_s: float = 10.0) -> M:
+    def hear(self, kind: type[M], patience_s: float = 60.0) -> M:
         return self._await(self.control, kind, patience_s)
 
     def send(self, message: Message, payload: Buffer | None = None) -> None:
         self.jobs.send_multipart(encode(message, payload))
 
-    def receive(self, kind: type[M], patience_s: float = 10.0) -> M:
+    def receive(self, kind: type[M], patience_s: float = 60.0) -> M:
         return self._await(self.jobs, kind, patience_s)
 
     def _await(self, socket: zmq.Socket[bytes], kind: type[M], patience_s: float) -> M:

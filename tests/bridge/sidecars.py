@@ -19,14 +19,14 @@ import numpy as np
 import psutil
 import tiny_bundle
 
-from bridge.admin import ask
 from bridge.client import Client
-from bridge.control_messages import GetJobs, GetStatus, Jobs, Status
-from bridge.descriptors import JobInfo
-from bridge.endpoints import private_address
+from bridge.connection.admin import ask
+from bridge.wire.control_messages import GetJobs, GetStatus, Jobs, Status
+from bridge.wire.descriptors import JobInfo
+from bridge.wire.endpoints import private_address
 
 RATE = 16_000
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0  # of a machine that is busy with other things
 
 
 def noise(seconds: float, seed: int = 0, channels: int = 2, rate: int = RATE) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,10 +13,10 @@ import pytest
 import tiny_bundle
 from sidecars import RATE, noise, sidecar
 
-from bridge.budget import Need, count_need, plan_batch
 from bridge.engine import Engine
 from bridge.errors import MemoryBudgetError
-from bridge.model import Model
+from bridge.inference.budget import Need, count_need, plan_batch
+from bridge.inference.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,52 @@ def test_the_count_of_arrays_is_near_what_is_held(bundle: Path) -> None:
         )
     counted = need.arrays_bytes - mixture.nbytes  # the caller's own array was there before
     assert 0.5 * peak < counted < 2 * peak
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+import numpy as np, psutil
+from bridge.bundles.consistency import VELOCITY
+from bridge.inference.budget import window_bytes
+from bridge.inference.cancellation import Cancellation
+from bridge.inference.model import Model
+
+windows, frames = map(int, sys.argv[1:])
+model = Model("mini")
+
+def feeds(batch, length):
+    sizes = {"batch": batch, "frames": length, "tokens": 6}
+    inputs = model.manifest.graphs[VELOCITY].inputs
+    return {
+        one.name: np.zeros([sizes.get(size, size) for size in one.dims], one.dtype)
+        for one in inputs
+    }
+
+with Cancellation(None) as cancellation:
+    model.graphs.run(VELOCITY, feeds(1, 4), cancellation)
+    large = feeds(windows, frames)
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    model.graphs.run(VELOCITY, large, cancellation)
+    status = Path("/proc/self/status").read_text()
+    taken = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) - before
+print(windows * window_bytes(model.manifest, frames) / taken)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peaks are read and reset through /proc"
+)
+@pytest.mark.parametrize(("windows", "frames"), [(4, 250), (8, 250), (1, 1000)])
+def test_the_estimate_for_a_window_is_near_what_mini_takes(windows: int, frames: int) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(windows), str(frames)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0.67 < float(process.stdout) < 2
 
 
 def test_smaller_batches_give_the_same_bits(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from bridge import Engine, ModelError, ProviderError
-from bridge import bundle as bundles
-from bridge.manifest import describe_file, load, write
+from bridge.bundles import bundle as bundles
+from bridge.bundles.manifest import describe_file, load, write
 
 
 @pytest.mark.parametrize("file", ["velocity.onnx", "codec_decoder.onnx", "tokenizer.json"])

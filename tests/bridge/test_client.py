@@ -210,13 +210,14 @@ sys.exit(", ".join(heavy) or 0)
 
 def test_cancelling_costs_at_most_one_more_evaluation(server: Sidecar, client: Client) -> None:
     # One window over all, so that an evaluation takes long compared with a message.
-    seconds = 600
+    seconds = 150
     handle = client.submit(
         noise(seconds, seed=9, channels=1), RATE, ["half"], steps=1000, window_s=float(seconds)
     )
-    news: list[Progress] = []
+    news: list[Progress] | None = None
     while not (news and news[-1].stage == "solve" and news[-1].done >= 2):
-        news = handle.wait_progress() or []
+        news = handle.wait_progress()
+        assert news, handle.result()  # the job must not end before it is cancelled
     handle.cancel()
     found = wait_until(
         lambda: [

@@ -6,9 +6,9 @@ import tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.cancellation import Cancellation
-from bridge.codec import count_chunks, pad_to_frames
-from bridge.model import Model
+from bridge.inference.cancellation import Cancellation
+from bridge.inference.codec import count_chunks, pad_to_frames
+from bridge.inference.model import Model
 
 HOP = tiny_bundle.HOP
 NO_MESSAGE = np.zeros(0, np.float32)

@@ -1,7 +1,4 @@
-"""The server, its worker or the disk fail in the middle of a job, and the caller gets its stems.
-
-``STEMBRIDGE_KILLS=20`` kills the server at twenty moments instead of one of each kind.
-"""
+"""The server, its worker or the disk fail in the middle of a job, and the caller gets its stems."""
 
 from __future__ import annotations
 
@@ -19,15 +16,16 @@ import pytest
 from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
 from bridge.client import Client
+from bridge.connection.handle import JobHandle
 from bridge.engine import Engine
 from bridge.errors import ServerError
-from bridge.handle import JobHandle
 from bridge.separation import Separation
 
 STEPS = 40
 MOMENTS = ("upload", "encode", "solve 1", "solve 2", "solve 3", "decode", "download")
 STAGES = ("queued", "encode", "solve", "decode", "reconstruct")
-KILLS = int(os.environ.get("STEMBRIDGE_KILLS", "7"))
+# One kill at each moment; `STEMBRIDGE_KILLS=20` makes it the twenty of a release.
+KILLS = int(os.environ.get("STEMBRIDGE_KILLS", str(len(MOMENTS))))
 
 
 def server_pid(server: Sidecar) -> int | None:
@@ -73,6 +71,7 @@ def same(one: Separation, other: Separation) -> bool:
     ) and np.array_equal(one.residual, other.residual)
 
 
+@pytest.mark.timeout(900)  # of twenty moments on a busy machine
 def test_a_server_killed_at_any_moment_costs_nothing_but_time() -> None:
     dice = random.Random(2)
     late: list[float] = []
@@ -90,7 +89,7 @@ def test_a_server_killed_at_any_moment_costs_nothing_but_time() -> None:
             began = time.monotonic()
             wait_until(lambda gone=pid: server_pid(server) not in (None, gone))
             late.append(time.monotonic() - began)
-            result = handle.result(60)
+            result = handle.result(120)
             if number < len(MOMENTS):
                 assert same(
                     result, engine.separate(mixture, RATE, ["half"], steps=STEPS, seed=number)
@@ -107,7 +106,7 @@ def workers(server: Sidecar) -> list[int]:
     found = []
     for pid in server.pids():
         with contextlib.suppress(psutil.Error):
-            if "bridge.worker" in psutil.Process(pid).cmdline():
+            if "bridge.service.worker" in psutil.Process(pid).cmdline():
                 found.append(pid)
     return found
 
@@ -207,7 +206,7 @@ def test_a_job_goes_on_from_its_last_checkpoint_after_a_restart() -> None:
             checkpoint = server.cache / "records" / "checkpoints"
             wait_until(lambda: list(checkpoint.glob("*")) and handle.progress.stage == "solve")
             wait_until(lambda: handle.progress.done > handle.progress.total // 4)
-            before = handle.progress.done
+            total = handle.progress.total
             pid = server_pid(server)
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
@@ -216,7 +215,8 @@ def test_a_job_goes_on_from_its_last_checkpoint_after_a_restart() -> None:
             while (news := handle.wait_progress()) is not None:
                 after += [item.done for item in news if item.stage == "solve"]
             assert same(handle.result(), expected)
-        assert 0 < after[0] <= before
+        # Not from the start; how far the worker came before it noticed, nobody can say.
+        assert 0 < after[0] < total
         assert not list(checkpoint.glob("*"))
 
 

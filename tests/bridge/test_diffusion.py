@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.diffusion import Conditions, merged_velocity, plan_batches
-from bridge.solver import solve, time_grid
-from bridge.windows import plan_windows
+from bridge.flow.diffusion import Conditions, merged_velocity, plan_batches
+from bridge.flow.solver import solve, time_grid
+from bridge.flow.windows import plan_windows
 
 FRAMES, CHANNELS = 137, 4
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from bridge.store import Store
+from bridge.service.store import Store
 
 
 class Note(Struct, frozen=True):
@@ -49,6 +49,13 @@ def test_a_damaged_blob_is_removed_and_counts_as_absent(tmp_path: Path, damage: 
     assert not path.exists()
     assert store.put(data) == sha256
     assert store.verify(sha256, len(data))
+
+
+def test_a_wrong_claim_about_its_size_harms_no_blob(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    sha256 = store.put(b"abcd")
+    assert not store.verify(sha256, 8)
+    assert store.verify(sha256, 4)
 
 
 def test_an_upload_with_another_checksum_leaves_nothing(tmp_path: Path) -> None:
@@ -95,3 +102,28 @@ def test_leftovers_of_the_dead_are_swept(tmp_path: Path) -> None:
     Store(tmp_path).sweep()
     assert not any((tmp_path / "incoming").iterdir())
     incoming.close()
+
+
+def test_an_entry_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    sync, replace = os.fsync, Path.replace
+
+    def note_sync(file: int) -> None:
+        done.append(("sync", os.fstat(file).st_ino))
+        sync(file)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        done.append(("rename", path.stat().st_ino))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_rename)
+    store = Store(tmp_path)
+    blob = store.path(store.put(b"abcd"))
+    store.write_record("notes", "one", Note("hello"))
+    record = tmp_path / "records" / "notes" / "one"
+    assert done == [
+        (act, path.stat().st_ino) for path in (blob, record) for act in ("sync", "rename")
+    ]

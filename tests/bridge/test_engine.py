@@ -38,13 +38,13 @@ def test_prompts_share_the_mixture_and_leave_the_rest(engine):
     np.testing.assert_allclose(result.residual[inside], 0.25 * mixture[inside], atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["raw", "null", "mask"])
+@pytest.mark.parametrize("mode", ["raw", "null", "mask", "wiener"])
 def test_adding_a_prompt_changes_no_other_stem(engine, mode):
-    """In mask mode the stems compete for the mixture, elsewhere not a bit may change."""
+    """With masks the stems compete for the mixture, elsewhere not a bit may change."""
     mixture = mixture_of()
     alone = engine.separate(mixture, RATE, ["half"], reconstruct=mode)
     together = engine.separate(mixture, RATE, ["nothing", "half"], reconstruct=mode)
-    if mode == "mask":
+    if mode in ("mask", "wiener"):
         inside = np.s_[:, 100:-100]
         difference = together.stems["half"][inside] - alone.stems["half"][inside]
         assert np.abs(difference).max() < 1e-4
@@ -63,7 +63,7 @@ def test_spans_reach_the_network_at_their_time(engine):
     np.testing.assert_allclose(result.stems["half"][0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["null", "mask"])
+@pytest.mark.parametrize("mode", ["null", "mask", "wiener"])
 @pytest.mark.parametrize("rate", [44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("samples", [1, 777, 50_001])
@@ -83,7 +83,7 @@ def test_raw_residual_is_the_models_own(engine):
     np.testing.assert_allclose(result.residual, 0.5 * mixture, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["raw", "null", "mask"])
+@pytest.mark.parametrize("mode", ["raw", "null", "mask", "wiener"])
 def test_silence_in_gives_silence_out(engine, mode):
     mixture = np.zeros((2, 3000), np.float32)
     result = engine.separate(mixture, 44_100, ["everything", "half"], reconstruct=mode)

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bridge.cancellation import Cancellation
+from bridge.bundles.manifest import GraphSpec, TensorSpec, load
 from bridge.errors import Cancelled, MemoryBudgetError
-from bridge.graphs import Graphs
-from bridge.manifest import GraphSpec, TensorSpec, load
+from bridge.inference.cancellation import Cancellation
+from bridge.inference.graphs import Graphs
 
 
 def endless_graph(path):

@@ -22,7 +22,7 @@ def loaded_after(statement):
     [
         "import bridge",
         "from bridge import Prompt, Span, Settings, Separation, Report, InputError",
-        "import bridge.manifest, bridge.bundle, bridge.validation",
+        "import bridge.bundles.manifest, bridge.bundles.bundle, bridge.validation",
         "import bridge.client",
     ],
 )

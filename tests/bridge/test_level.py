@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge import level
+from bridge.signal import level
 
 
 def test_channels_are_averaged():

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bridge import ModelError
-from bridge.manifest import FILE_NAME, load, write
+from bridge.bundles.manifest import FILE_NAME, load, write
 
 
 def edited(directory, change):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.noise import frame_noise, message_bits
+from bridge.flow.noise import frame_noise, message_bits
 
 SEEDS = st.integers(0, 2**64 - 1)
 

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bridge.descriptors
-from bridge import control_messages, messages, protocol
+import bridge.wire.descriptors
+from bridge import protocol
 from bridge.errors import ProtocolError
 from bridge.request import Prompt, Settings, Span
 from bridge.separation import Report
+from bridge.wire import control_messages, messages
 
 DOCUMENT = (Path(bridge.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
 RECORDED = Path(__file__).parent / "recorded_messages_1.0.json"
@@ -32,7 +33,7 @@ MESSAGES: dict[str, type[messages.Message]] = {
 TYPES: dict[str, Any] = {
     **{
         name: kind
-        for name, kind in vars(bridge.descriptors).items()
+        for name, kind in vars(bridge.wire.descriptors).items()
         if isinstance(kind, type)
         and issubclass(kind, msgspec.Struct)
         and kind.__module__.endswith("descriptors")

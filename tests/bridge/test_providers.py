@@ -2,9 +2,9 @@
 
 import pytest
 
-from bridge import providers
 from bridge.errors import ProviderError
-from bridge.providers import CPU, CUDA, check_used, choose_providers
+from bridge.inference import providers
+from bridge.inference.providers import CPU, CUDA, check_used, choose_providers
 
 TENSORRT = "TensorrtExecutionProvider"
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.manifest import Reconstruction
-from bridge.reconstruct import null_depth_db, plan_masks, remainder, split_by_masks
+from bridge.bundles.manifest import Reconstruction
+from bridge.signal.reconstruct import null_depth_db, plan_masks, remainder, split_by_masks
 
 SIZES = Reconstruction(exponent=1.0, n_fft=2048, hop=512, band_hz=4000.0)
 

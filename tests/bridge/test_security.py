@@ -14,18 +14,18 @@ import pytest
 import zmq
 from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
-from bridge.catalogue import Catalogue, register
+from bridge.bundles.catalogue import Catalogue, register
 from bridge.client import Client
-from bridge.control_messages import GetLogs, Hello, Shutdown
-from bridge.descriptors import ModelRef
-from bridge.endpoints import Address, is_loopback, tcp_address
+from bridge.connection.local import LocalSidecar
 from bridge.errors import InputError, ModelError, ServerError, StembridgeError
-from bridge.keys import KEYS_VARIABLE, KeyPair, KeyRing
-from bridge.local import LocalSidecar
-from bridge.messages import Failed
 from bridge.places import runtime_directory
 from bridge.protocol import VERSION, decode, encode
-from bridge.sockets import dealer
+from bridge.wire.control_messages import GetLogs, Hello, Shutdown
+from bridge.wire.descriptors import ModelRef
+from bridge.wire.endpoints import Address, is_loopback, tcp_address
+from bridge.wire.keys import KEYS_VARIABLE, KeyPair, KeyRing
+from bridge.wire.messages import Failed
+from bridge.wire.sockets import dealer
 
 HELLO = Hello(protocol=VERSION, client="test")
 
@@ -74,7 +74,7 @@ def answers(address: Address, identity: KeyPair | None, patience_ms: int = 700) 
 
 def test_an_authorised_key_gets_stems(remote: Remote, tmp_path: Path) -> None:
     keys = guest(remote, tmp_path, "studio")
-    mixture = noise(2)
+    mixture = noise(40)  # more than a chunk of the largest size, also when encrypted
     public = remote.ring.identity().public
     with Client.connect(remote.endpoint, remote.model, server_key=public, keys=keys) as client:
         result = client.separate(mixture, RATE, ["half"])
@@ -199,8 +199,8 @@ def test_the_network_is_not_served_without_keys(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "none"))
     with sidecar(start=False) as server:
         server.directory.mkdir(mode=0o700, exist_ok=True)
-        from bridge.server import Server
-        from bridge.server_config import ServerConfig
+        from bridge.service.server import Server
+        from bridge.service.server_config import ServerConfig
 
         config = ServerConfig(server.directory, server.cache, binds=("tcp://0.0.0.0:*",))
         with pytest.raises(InputError, match="keys new"):

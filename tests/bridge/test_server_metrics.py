@@ -9,7 +9,7 @@ import pytest
 from sidecars import RATE, noise, sidecar
 
 from bridge.errors import InputError
-from bridge.metrics import Metrics
+from bridge.service.metrics import Metrics
 
 
 def test_numbers_are_served_on_request() -> None:

@@ -95,7 +95,7 @@ def test_a_while_of_submits_cancels_and_kills_leaves_nothing() -> None:
             time.sleep(dice.uniform(0.5, 2.0))
             for pid in server.pids():
                 with contextlib.suppress(psutil.Error, ProcessLookupError):
-                    if "bridge.worker" in psutil.Process(pid).cmdline():
+                    if "bridge.service.worker" in psutil.Process(pid).cmdline():
                         os.kill(pid, signal.SIGKILL)
                         outcomes["worker killed"] += 1
         for user in users:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge.solver import count_evaluations, solve, time_grid
+from bridge.flow.solver import count_evaluations, solve, time_grid
 
 
 def error(solver, steps):

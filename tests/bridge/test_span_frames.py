@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.request import Span
-from bridge.spans import frame_ids
+from bridge.signal.spans import frame_ids
 
 
 def test_both_ends_round_up():

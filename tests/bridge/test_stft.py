@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.manifest import Reconstruction
-from bridge.stft import Stft, plan_stft
+from bridge.bundles.manifest import Reconstruction
+from bridge.signal.stft import Stft, plan_stft
 
 
 def there_and_back(signal, stft, frames):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.windows import plan_windows, soft_masks
+from bridge.flow.windows import plan_windows, soft_masks
 
 plans = st.tuples(st.integers(1, 400), st.integers(1, 60)).flatmap(
     lambda sizes: st.tuples(*map(st.just, sizes), st.integers(0, sizes[1] - 1))

@@ -17,8 +17,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from bridge.consistency import CODEC_DECODER, CODEC_ENCODER, TEXT_ENCODER, VELOCITY
-from bridge.manifest import (
+from bridge.bundles.consistency import (
+    CODEC_DECODER,
+    CODEC_ENCODER,
+    JUDGE,
+    JUDGE_TOKENIZER,
+    TEXT_ENCODER,
+    VELOCITY,
+    VISION_ENCODER,
+)
+from bridge.bundles.manifest import (
     FORMAT,
     CodecInfo,
     GraphSpec,
@@ -33,6 +41,8 @@ from bridge.manifest import (
 SAMPLE_RATE = 16_000
 HOP = 64
 MESSAGE_BITS = 16
+VIDEO_DIM = 8
+IMAGE_SIZE = 4
 SHARES = {"[UNK]": 0.25, "everything": 1.0, "half": 0.5, "nothing": 0.0}
 
 _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
@@ -44,7 +54,9 @@ class Tiny:
 
     blurred: bool = False  # a codec that looks at a frame of context on either side
     message: bool = False  # a decoder that adds its message's mean to the waveform
-    video: bool = False  # a velocity network that takes video features
+    video: bool = False  # video features raise the share by their mean; frames are theirs
+    still: bool = False  # a velocity of zero: what comes out is the noise that went in
+    judge: bool = False  # scores a stem by the mean of its latents, whatever was said
     chunk_frames: int = 400
     input_rms_db: float | None = -20.0
     max_frames: int | None = None
@@ -60,6 +72,10 @@ def build(directory: Path, options: Tiny | None = None) -> Path:
         CODEC_DECODER: _codec_decoder(directory, options),
         VELOCITY: _velocity(directory, options),
     }
+    if options.judge:
+        graphs[JUDGE] = _judge(directory)
+    if options.video:
+        graphs[VISION_ENCODER] = _vision_encoder(directory)
     tokenizer = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(SHARES)}, unk_token="[UNK]")
     )
@@ -67,6 +83,9 @@ def build(directory: Path, options: Tiny | None = None) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(directory / "tokenizer.json"))
     names = [*(graph.file for graph in graphs.values()), "tokenizer.json"]
+    if options.judge:
+        tokenizer.save(str(directory / JUDGE_TOKENIZER))
+        names.append(JUDGE_TOKENIZER)
     context = 1 if options.blurred else 0
     manifest = Manifest(
         format=FORMAT,
@@ -158,10 +177,11 @@ def _velocity(directory: Path, options: Tiny) -> GraphSpec:
         ("spans", "int64", ("B", "T")),
     ]
     if options.video:
-        inputs.append(("video", "float32", ("B", 8, "T")))
+        inputs.append(("video", "float32", ("B", VIDEO_DIM, "T")))
     node = helper.make_node
+    said = node("ReduceMean", ["text", "token_axis"], ["said"], keepdims=1)
     nodes = [
-        node("ReduceMean", ["text", "token_axis"], ["said"], keepdims=1),
+        said,
         node("Equal", ["spans", "positive"], ["is_positive"]),
         node("Equal", ["spans", "negative"], ["is_negative"]),
         node("Unsqueeze", ["is_positive", "last"], ["with_it"]),
@@ -174,8 +194,16 @@ def _velocity(directory: Path, options: Tiny) -> GraphSpec:
         node("Sub", ["data", "x"], ["way"]),
         node("Sub", ["one", "t"], ["left"]),
         node("Unsqueeze", ["left", "frame_axes"], ["time_left"]),
-        node("Div", ["way", "time_left"], ["velocity"]),
+        node("Div", ["way", "time_left"], ["moving"]),
+        node("Mul", ["moving", "speed"], ["velocity"]),
     ]
+    if options.video:
+        nodes[:0] = [
+            node("ReduceMean", ["video", "token_axis"], ["seen"], keepdims=0),
+            node("Unsqueeze", ["seen", "last"], ["seen_frames"]),
+        ]
+        nodes[nodes.index(said)] = node("Add", ["told", "seen_frames"], ["said"])
+        nodes.insert(0, node("ReduceMean", ["text", "token_axis"], ["told"], keepdims=1))
     constants = {
         "token_axis": np.array([1]),
         "last": np.array([-1]),
@@ -184,10 +212,57 @@ def _velocity(directory: Path, options: Tiny) -> GraphSpec:
         "negative": np.array(2),
         "one": np.array(1, np.float32),
         "zero": np.array(0, np.float32),
+        "speed": np.array(0 if options.still else 1, np.float32),
     }
     outputs = [("velocity", "float32", ("B", "T", 2 * HOP))]
     return _save(
         directory, VELOCITY, inputs=inputs, outputs=outputs, nodes=nodes, constants=constants
+    )
+
+
+def _judge(directory: Path) -> GraphSpec:
+    node = helper.make_node
+    return _save(
+        directory,
+        JUDGE,
+        inputs=[
+            ("mixture", "float32", ("B", "T", HOP)),
+            ("stem", "float32", ("B", "T", HOP)),
+            ("input_ids", "int64", ("B", "S")),
+            ("attention_mask", "bool", ("B", "S")),
+        ],
+        outputs=[("scores", "float32", ("B", 4))],
+        nodes=[
+            node("ReduceMean", ["stem", "all"], ["mean"], keepdims=0),
+            node("Unsqueeze", ["mean", "last"], ["score"]),
+            node("Mul", ["score", "each"], ["scores"]),
+        ],
+        constants={
+            "all": np.array([1, 2]),
+            "last": np.array([-1]),
+            "each": np.array([[1, 2, 3, 4]], np.float32),
+        },
+    )
+
+
+def _vision_encoder(directory: Path) -> GraphSpec:
+    """Features that are all the mean of the frame."""
+    node = helper.make_node
+    return _save(
+        directory,
+        VISION_ENCODER,
+        inputs=[("frames", "float32", ("B", 3, IMAGE_SIZE, IMAGE_SIZE))],
+        outputs=[("features", "float32", ("B", VIDEO_DIM))],
+        nodes=[
+            node("ReduceMean", ["frames", "all"], ["mean"], keepdims=0),
+            node("Unsqueeze", ["mean", "last"], ["level"]),
+            node("Mul", ["level", "each"], ["features"]),
+        ],
+        constants={
+            "all": np.array([1, 2, 3]),
+            "last": np.array([-1]),
+            "each": np.ones((1, VIDEO_DIM), np.float32),
+        },
     )
 
 

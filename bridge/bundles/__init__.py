@@ -1,0 +1,1 @@
+"""Model bundles: what a manifest says, where bundles lie, and whether their files are whole."""

@@ -1,0 +1,133 @@
+"""How much memory a job needs, counted before it starts.
+
+The arrays of a job are counted from their shapes. What a network needs while it runs is not
+written in a bundle; it is estimated from the size of its weights, as for a transformer of usual
+proportions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+
+from bridge.bundles.consistency import VELOCITY
+from bridge.bundles.manifest import Manifest
+from bridge.errors import MemoryBudgetError
+
+_FLOAT_BYTES: Final = 4
+# States held while solving: the flow, its velocity, the midpoint and its velocity, and noise.
+_STATES: Final = 5
+# What a velocity network holds per frame while it runs: this many times the width of a block,
+# one row of an attention map per head and copy, and copies of the state. Fitted to the peak
+# resident memory of mini (width 320) on the CPU: windows of 250 frames, 4 and 8 at a time, and one
+# of 1000 frames come out between 1.0 and 1.5 times what was measured; smaller ones, which hide in
+# memory the process had already, up to 2.2 times.
+_WIDTHS: Final = 13
+_MAPS: Final = 2
+_STATE_COPIES: Final = 4
+_HEAD_WIDTH: Final = 64
+# A block has some 14 width^2 weights, and a network about width / 128 blocks: true of mini (320
+# wide, 4 blocks) as of SAM Audio (2048, 16), within a tenth of the width.
+_WEIGHTS_PER_CUBE: Final = 14 / 128
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a job needs.
+
+    Attributes
+    ----------
+    arrays_bytes : int
+        Audio, latents, states and stems, at their peak.
+    window_bytes : int
+        Estimate for one window in the velocity network.
+    """
+
+    arrays_bytes: int
+    window_bytes: int
+
+    @property
+    def least_bytes(self) -> int:
+        """What the job needs with one window at a time."""
+        return self.arrays_bytes + self.window_bytes
+
+
+def count_need(
+    manifest: Manifest,
+    *,
+    channels: int,
+    samples: int,
+    sample_rate: int,
+    prompts: int,
+    window: int,
+    candidates: int = 1,
+) -> Need:
+    """Count what a job needs.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the model.
+    channels, samples, sample_rate : int
+        Of the mixture.
+    prompts : int
+    window : int
+        Frames per window.
+    candidates : int
+        Per prompt.
+    """
+    heard = -(-samples * manifest.sample_rate // sample_rate)
+    frames = -(-heard // manifest.hop_length)
+    state = 2 * manifest.latent_channels
+    states = prompts * candidates * frames * state
+    solving = frames * manifest.latent_channels + _STATES * states
+    decoding = states + (2 * (prompts + 1) + candidates - 1) * heard
+    rebuilding = (prompts + 1) * (heard + samples) + (prompts + 2) * channels * samples
+    always = channels * samples + samples + heard
+    floats = always + max(solving, decoding, rebuilding)
+    return Need(_FLOAT_BYTES * floats, window_bytes(manifest, min(window, frames)))
+
+
+def window_bytes(manifest: Manifest, frames: int) -> int:
+    """Estimate what the velocity network needs for one window of so many frames."""
+    file = manifest.graphs[VELOCITY].file
+    # Weights may lie beside their graph, in files that begin with its name.
+    stored_bytes = sum(
+        info.size_bytes for name, info in manifest.files.items() if name.startswith(file)
+    )
+    width = (stored_bytes / _FLOAT_BYTES / _WEIGHTS_PER_CUBE) ** (1 / 3)
+    per_frame = (
+        _WIDTHS * width
+        + _MAPS * width / _HEAD_WIDTH * frames
+        + _STATE_COPIES * 2 * manifest.latent_channels
+    )
+    return int(_FLOAT_BYTES * frames * per_frame)
+
+
+def plan_batch(need: Need, budget_bytes: int | None, most: int) -> int:
+    """Decide how many windows go through the network at a time.
+
+    Parameters
+    ----------
+    need : Need
+    budget_bytes : int or None
+        What the job may use; None takes what the machine has free.
+    most : int
+        No more than this.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If not even one fits; the message has the numbers.
+    """
+    allowed = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
+    if need.least_bytes > allowed:
+        raise MemoryBudgetError(
+            f"the job needs about {need.least_bytes / 1e6:.0f} MB ({need.arrays_bytes / 1e6:.0f} "
+            f"MB of audio and states, {need.window_bytes / 1e6:.0f} MB for a window), and "
+            f"{allowed / 1e6:.0f} MB are allowed; separate fewer prompts or less audio at a time, "
+            "or take a shorter window_s"
+        )
+    return min(most, max(1, (allowed - need.arrays_bytes) // max(1, need.window_bytes)))

@@ -1,0 +1,1 @@
+"""The server's side: sessions, jobs, workers, the store, and the threads that move messages."""

@@ -1,0 +1,217 @@
+"""From the model's mono, band-limited waveforms to stems of the mixture as it was given.
+
+``raw``
+    The model's own waveforms, the same in every channel. They need not sum to the mixture.
+``null``
+    Stems as in ``raw``; the residual is the mixture minus the stems, so all sum to the mixture.
+``mask``
+    Every channel of the mixture is split in the time-frequency plane in the ratio of the model's
+    magnitudes: the image in the stereo field and the full bandwidth are the mixture's own, and
+    stems and residual sum to it.
+``wiener``
+    As ``mask``, with a gain for every pair of channels instead of one for all: the masks say
+    where in the stereo field each stem sits, and the filter uses it; see `bridge.signal.spatial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge.bundles.manifest import Reconstruction
+from bridge.signal.spatial import SpatialModel, wiener_filter
+from bridge.signal.stft import Stft, plan_stft
+
+Array: TypeAlias = npt.NDArray[np.float32]
+
+_BLOCK_BYTES = 16 * 2**20
+_GUIDE_BAND_HZ = 1_500.0
+_FLOOR = 1e-9
+_PASSBAND = 0.45  # of the rate; the resampler keeps up to 0.456
+
+
+def copy_to_channels(waveforms: Sequence[Array], channels: int) -> list[Array]:
+    """Give mono waveforms (samples,) the mixture's channels: arrays (channels, samples)."""
+    return [np.tile(waveform, (channels, 1)) for waveform in waveforms]
+
+
+def remainder(mixture: Array, stems: Sequence[Array]) -> Array:
+    """Subtract stems from a mixture of the same shape, one after the other in float32."""
+    rest = mixture.copy()
+    for stem in stems:
+        rest -= stem
+    return rest
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """How a mixture is transformed and masked.
+
+    Attributes
+    ----------
+    stft : Stft
+    sample_rate : int
+        In Hz.
+    blocks : tuple of (int, int)
+        First and end frame of each block: a block is what is in memory at a time.
+    exponent : float
+        p in the ratio mask.
+    guide_bin, top_bin : int
+        The bins from the first up to the second guide those from the second up.
+    spatial : bool
+        Whether the masks become a multichannel Wiener filter.
+    """
+
+    stft: Stft
+    sample_rate: int
+    blocks: tuple[tuple[int, int], ...]
+    exponent: float
+    guide_bin: int
+    top_bin: int
+    spatial: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """How often the blocks are gone through: a spatial filter is learnt before it is used."""
+        return 2 if self.spatial else 1
+
+
+def plan_masks(
+    samples: int, sample_rate: int, targets: int, sizes: Reconstruction, spatial_channels: int = 1
+) -> MaskPlan:
+    """Lay out the masking of a mixture of some length and rate into some number of targets.
+
+    Of one channel there is nothing to learn about places: more of them make the plan spatial.
+    """
+    stft = plan_stft(samples, sample_rate, sizes)
+    # Masks, products and their transforms: about so many arrays of a block's size at once.
+    arrays = targets + 6 + (spatial_channels**2 if spatial_channels > 1 else 0)
+    frames = max(1, _BLOCK_BYTES // (8 * stft.bins * arrays))
+    hz_per_bin = sample_rate / stft.n_fft
+    # A mixture of a low rate has passed the resampler's filter on its way in and out.
+    band_hz = min(sizes.band_hz, _PASSBAND * sample_rate)
+    top = int(band_hz / hz_per_bin) + 1
+    guide = max(0, min(top - 1, round((band_hz - _GUIDE_BAND_HZ) / hz_per_bin)))
+    blocks = tuple(stft.blocks(frames))
+    return MaskPlan(stft, sample_rate, blocks, sizes.exponent, guide, top, spatial_channels > 1)
+
+
+def split_by_masks(
+    mixture: Array,
+    targets: Sequence[Array],
+    residual: Array,
+    plan: MaskPlan,
+    on_block: Callable[[], None],
+) -> list[Array]:
+    """Apply ratio masks made from the model's waveforms to every channel of the mixture.
+
+    The mask of stem ``k`` is ``|T_k|^p / (sum_j |T_j|^p + |R|^p)``. Above the band of the model it
+    is, in each frame, the mean of the mask over the band's top 1.5 kHz. Where all the waveforms
+    are silent nothing is claimed, and the sound stays in the residual.
+
+    Parameters
+    ----------
+    mixture : ndarray of float32, shape (channels, samples)
+    targets : sequence of ndarray of float32, shape (samples,)
+        The model's waveform of each stem at the mixture's rate.
+    residual : ndarray of float32, shape (samples,)
+        The model's waveform of the rest.
+    plan : MaskPlan
+        From `plan_masks`.
+    on_block : callable
+        Called after each of the plan's blocks, in each of its rounds.
+
+    Returns
+    -------
+    list of ndarray of float32, shape (channels, samples)
+        One stem per target.
+    """
+    stems = [np.zeros_like(mixture) for _ in targets]
+    places = _learn_places(mixture, targets, residual, plan, on_block) if plan.spatial else None
+    for block, (first, end) in enumerate(plan.blocks):
+        masks = _ratio_masks(plan, targets, residual, first, end)
+        spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
+        if places is None:
+            parts = [[mask * channel for channel in spectra] for mask in masks]
+        else:
+            floor = (_FLOOR * plan.stft.n_fft / 4) ** 2
+            parts = wiener_filter(_with_rest(masks), spectra, places.covariances(block), floor)
+        for part, stem in zip(parts, stems, strict=True):
+            for channel, out in zip(part, stem, strict=True):
+                plan.stft.synthesise(channel, first, out)
+        on_block()
+    return stems
+
+
+def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> float | None:
+    """Measure how far stems and residual are from summing to the mixture, added in float32.
+
+    Returns
+    -------
+    float or None
+        Peak of the difference in dB relative to full scale, or None where there is none.
+    """
+    peak = 0.0
+    for channel, signal in enumerate(mixture):
+        total = np.zeros_like(signal)
+        for stem in stems:
+            total += stem[channel]
+        total += residual[channel]
+        total -= signal
+        peak = max(peak, float(np.abs(total).max()))
+    return 20.0 * float(np.log10(peak)) if peak > 0 else None
+
+
+def _learn_places(
+    mixture: Array,
+    targets: Sequence[Array],
+    residual: Array,
+    plan: MaskPlan,
+    on_block: Callable[[], None],
+) -> SpatialModel:
+    """Learn where the targets and the rest sit among the channels, block by block."""
+    stft = plan.stft
+    first, end = plan.blocks[0]
+    block_s = (end - first) * stft.hop / plan.sample_rate
+    model = SpatialModel(len(targets) + 1, len(mixture), len(plan.blocks), block_s)
+    for block, (first, end) in enumerate(plan.blocks):
+        masks = _with_rest(_ratio_masks(plan, targets, residual, first, end))
+        model.learn(block, masks, [stft.analyse(signal, first, end) for signal in mixture])
+        on_block()
+    return model
+
+
+def _with_rest(masks: list[Array]) -> list[Array]:
+    """Add the mask of what the targets leave."""
+    rest = 1 - np.sum(masks, axis=0, dtype=np.float32)
+    return [*masks, np.maximum(rest, np.float32(0))]
+
+
+def _ratio_masks(
+    plan: MaskPlan, targets: Sequence[Array], residual: Array, first: int, end: int
+) -> list[Array]:
+    """Masks (frames, bins) of each target for a block of frames."""
+    stft = plan.stft
+    powers = [_power(stft.analyse(wave, first, end), plan.exponent) for wave in targets]
+    total = _power(stft.analyse(residual, first, end), plan.exponent)
+    for power in powers:
+        total += power
+    # Magnitudes this far below those of a full-scale sine are rounding, not sound.
+    total += np.float32((_FLOOR * stft.n_fft / 4) ** plan.exponent)
+    masks = [power / total for power in powers]
+    for mask in masks:
+        band = mask[:, plan.guide_bin : plan.top_bin]
+        mask[:, plan.top_bin :] = band.mean(axis=1, keepdims=True)
+    return masks
+
+
+def _power(spectra: npt.NDArray[np.complex64], exponent: float) -> Array:
+    """Magnitudes to a power."""
+    if exponent == 1.0:
+        return np.abs(spectra)
+    squared = np.square(spectra.real) + np.square(spectra.imag)
+    return squared if exponent == 2.0 else squared ** np.float32(exponent / 2)

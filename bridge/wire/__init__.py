@@ -1,0 +1,1 @@
+"""What travels: messages, descriptors, sockets, addresses and keys."""
