@@ -1,4 +1,4 @@
-"""``python -m onnx_export.training synthesise|train|...``: make stems, train, export."""
+"""``python -m onnx_export.training COMMAND``: make stems, train, evaluate, export."""
 
 from __future__ import annotations
 
@@ -30,6 +30,29 @@ def synthesise(
     synthesise_pool(out, songs, seed, split, workers, progress=show)
 
 
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="FOLDER/<song>/<stem name>.wav, prompts.toml.")],
+    out: Annotated[Path, typer.Option(help="Root of the stem pool; it may hold other stems.")],
+) -> None:
+    """Add your own stems to a pool, so that a model learns your instruments."""
+    from onnx_export.training.own_stems import import_stems
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{done}/{total} songs", end="", file=sys.stderr, flush=True)
+
+    for family, count in sorted(import_stems(folder, out, progress=show).items()):
+        print(f"{family}: {count}")
+
+
+@app.command()
+def curves(run: Annotated[Path, typer.Option(help="Directory of a training run.")]) -> None:
+    """Draw a run's loss and validation curves; training does so at every validation."""
+    from onnx_export.training.curves import write_curves
+
+    print(write_curves(run))
+
+
 @app.command()
 def train(
     pool: Annotated[Path, typer.Option(help="A stem pool with train and valid splits.")],
@@ -46,6 +69,51 @@ def train(
         settings = msgspec.structs.replace(loaded.train, steps=steps)
         loaded = msgspec.structs.replace(loaded, train=settings)
     run(loaded, pool, out)
+
+
+@app.command()
+def mixtures(
+    out: Annotated[Path, typer.Option(help="Folder of the set.")],
+    count: Annotated[int, typer.Option(help="How many mixtures.")] = 64,
+    seed: int = 7,
+    split: Annotated[str, typer.Option(help="test, or tune for choices beside it.")] = "test",
+) -> None:
+    """Render mixtures with known stems, of timbres that training never uses."""
+    from onnx_export.training.test_set import make_test_set
+
+    make_test_set(out, count, seed, split=split)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path, typer.Option("--set", help="Test set; what is missing of it is made.")
+    ] = Path("test-set"),
+    model: Annotated[str, typer.Option(help="Bundle, by name or directory.")] = "mini",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for acceptance.json, acceptance.md, bars.png.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Mixtures of a set that is made.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of a set that is made.")] = 7,
+    split: Annotated[str, typer.Option(help="test or tune, for a set that is made.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Only the first mixtures.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; 1 is best on busy cores.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure everything that a bundled model has to reach, with its default settings."""
+    from onnx_export.training.acceptance_command import run
+
+    run(
+        folder,
+        model,
+        out,
+        count=count,
+        seed=seed,
+        split=split,
+        limit=limit,
+        threads=threads,
+        as_json=as_json,
+    )
 
 
 @app.command()

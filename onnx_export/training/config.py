@@ -11,6 +11,8 @@ from onnx_export.mini import MiniConfig
 
 #: Copy of the recipe in the directory of a run.
 RECIPE_FILE = "recipe.json"
+#: Losses and scores of a run, a JSON object a line.
+LOG_FILE = "log.jsonl"
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,8 +47,27 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_zero: float = 0.6
     loss_floor: float = 0.03
     validate_every: int = 500
+    late_from: int = 0
     workers: int = 2
     compile: bool = True
+
+
+class AlignConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The auxiliary alignment loss, see `onnx_export.training.alignment`; off without a tagger.
+
+    Attributes
+    ----------
+    tagger : str or None
+        A transformers audio model: a directory, or an id on the hub.
+    weight : float
+        Of the cosine distance in the loss.
+    layer : int
+        Block whose features are aligned, from 0.
+    """
+
+    tagger: str | None = None
+    weight: float = 0.1
+    layer: int = 1
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +76,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: MiniConfig
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    align: AlignConfig = AlignConfig()
+    late_data: DataConfig | None = None  # takes the place of `data` from step `late_from` on
 
 
 def load_recipe(path: Path) -> Recipe:

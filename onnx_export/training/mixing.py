@@ -17,7 +17,7 @@ from torch import Tensor
 from onnx_export.lapped import LappedCodec
 from onnx_export.mini import MiniConfig
 from onnx_export.training.config import DataConfig
-from onnx_export.training.families import FAMILIES, MAIN_FAMILIES
+from onnx_export.training.families import EXTRA_FAMILIES
 from onnx_export.training.stem_pool import StemPool
 
 #: Mixtures have this RMS (-20 dBFS), give or take `LEVEL_JITTER_DB`.
@@ -124,7 +124,8 @@ class Mixer:
         self.codec = LappedCodec(model.hop_length, model.latent_channels)
 
     def _weights(self, families: list[str]) -> NDArray[np.float64]:
-        weights = np.array([1.0 if f in MAIN_FAMILIES else self.data.extra_families
+        # What a user brings is what the user wants.
+        weights = np.array([self.data.extra_families if f in EXTRA_FAMILIES else 1.0
                             for f in families])  # fmt: skip
         return np.asarray(weights / weights.sum())
 
@@ -184,10 +185,11 @@ class Mixer:
         raise ValueError("the stem pool has too few sounding stems to mix")
 
     def prompt(self, rng: np.random.Generator, family: str) -> str:
-        """Choose one of the family's training phrasings, sometimes inside a template."""
+        """Choose one of the family's training phrasings, the first of them most often."""
+        phrasings = self.pool.phrasings(family)
         if rng.random() < self.data.plain_names:
-            return family
-        phrase = str(rng.choice(FAMILIES[family].phrasings))
+            return phrasings[0]
+        phrase = str(rng.choice(phrasings))
         return str(rng.choice(_TEMPLATES)).format(phrase) if rng.random() < 0.25 else phrase
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
@@ -202,8 +204,8 @@ class Mixer:
             mixture = stems.sum(0)
             for index in rng.permutation(len(names))[:2]:
                 family, target = names[index], stems[index]
-                if rng.random() < self.data.absent:
-                    others = sorted(set(self.pool.families) - set(names))
+                others = sorted(set(self.pool.families) - set(names))
+                if rng.random() < self.data.absent and others:
                     family = str(rng.choice(others, p=self._weights(others)))
                     target = torch.zeros_like(target)
                 energy = (target.pow(2).sum(-1) / self.hop).numpy()

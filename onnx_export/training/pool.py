@@ -26,24 +26,25 @@ from onnx_export.training.speech import missing_voice_packages, talk
 from onnx_export.training.stems import missing_sample_packages, render_song
 from onnx_export.training.treatment import treat
 
-__all__ = ["POOL_RATE", "SPLITS", "synthesise_pool", "synthesise_song"]
+__all__ = ["POOL_RATE", "SPLITS", "synthesise_pool", "synthesise_song", "write_stem"]
 
 POOL_RATE = 16000
 SPLITS = ("train", "valid")
 _RENDER_RATE = 32000
 
 
-def _write(folder: Path, song: str, source: str, stem: NDArray[np.float32]) -> None:
-    """Write one stem as int16 with a peak of 0.7."""
+def write_stem(folder: Path, song: str, source: str, stem: NDArray[np.float32]) -> bool:
+    """Write one stem (samples,) as int16 with a peak of 0.7; a silent one is not written."""
     peak = float(np.max(np.abs(stem), initial=0.0))
     if peak < 1e-4:
-        return
+        return False
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{song}__{source}.npy"
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
         np.save(file, np.round(stem * (0.7 * 32767 / peak)).astype(np.int16))
     partial.replace(path)
+    return True
 
 
 def _to_pool_rate(audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -85,19 +86,19 @@ def synthesise_song(out: Path, index: int, seed: int, split: str) -> int:
     written = 0
     for family, source, audio in stems:
         treated = treat(rng, audio, _RENDER_RATE, family, share=0.3 if held_out else 0.65)
-        _write(out / split / family, song, source, _to_pool_rate(treated))
+        write_stem(out / split / family, song, source, _to_pool_rate(treated))
         written += 1
 
     seconds = composed.seconds
     for k in range(1 if rng.random() < 0.6 else 2):
         speech, source = talk(rng, seconds, _RENDER_RATE, held_out=held_out)
         treated = treat(rng, speech[None], _RENDER_RATE, "speech", share=0.4)
-        _write(out / split / "speech", song, f"{source}-{k}", _to_pool_rate(treated))
+        write_stem(out / split / "speech", song, f"{source}-{k}", _to_pool_rate(treated))
         written += 1
     if rng.random() < 0.3:
         family = str(rng.choice(NOISES))
         noise = make_noise(rng, family, seconds, _RENDER_RATE)
-        _write(out / split / family, song, "made", _to_pool_rate(noise))
+        write_stem(out / split / family, song, "made", _to_pool_rate(noise))
         written += 1
     done.parent.mkdir(parents=True, exist_ok=True)
     done.touch()
@@ -148,7 +149,8 @@ def synthesise_pool(
             f"worker, got {split!r}, {songs}, {seed}, {workers}"
         )
     held_out = split == "valid"
-    fonts = [name for name, font in SOUNDFONTS.items() if (font.split == "test") == held_out]
+    wanted = ("test",) if held_out else ("train", "drums")
+    fonts = [name for name, font in SOUNDFONTS.items() if font.split in wanted]
     missing = missing_packages(fonts) | missing_voice_packages(held_out=held_out)
     # Everything is asked for, since a song must not depend on what happens to be installed.
     require_packages(missing if held_out else missing | missing_sample_packages())

@@ -10,6 +10,7 @@ import torch
 from onnx_export.export import Progress, export_bundle
 from onnx_export.mini import MiniModel
 from onnx_export.recipes import Provenance, mini_blueprint
+from onnx_export.training.alignment import HEAD
 from onnx_export.training.config import RECIPE_FILE, Recipe
 from onnx_export.training.train import CHECKPOINT, TOKENIZER
 
@@ -39,7 +40,9 @@ def load_run(run: Path) -> tuple[MiniModel, Recipe, int]:
     recipe = msgspec.json.decode((run / RECIPE_FILE).read_bytes(), type=Recipe)
     state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
     model = MiniModel(recipe.model)
-    model.load_state_dict(state["average"])
+    # What only training needs is not part of the model.
+    weights = {k: v for k, v in state["average"].items() if not k.startswith(HEAD + ".")}
+    model.load_state_dict(weights)
     return model.eval().requires_grad_(False), recipe, int(state["step"])
 
 

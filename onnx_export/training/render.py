@@ -50,8 +50,8 @@ class Soundfont:
     file
         Its file in `/usr/share/sounds/sf2`.
     split
-        `train`, `test` (never in training; for validation and tests), or `drums` (one kit, for
-        training).
+        `train`, `test` (never in training; for validation and tests), `tune` (never in training;
+        for choices beside it), or `drums` (one kit, for training).
     weight
         How often it is drawn within its split.
     """
@@ -68,8 +68,8 @@ class Soundfont:
         return _FOLDER / self.file
 
 
-#: csound's sf_GMbank.sf2 is left out on purpose: it holds many samples of TimGM6mb, which is the
-#: soundfont kept for testing.
+#: csound's sf_GMbank.sf2 never trains: it holds many samples of TimGM6mb, which is the soundfont
+#: kept for testing. What it has of its own serves for tuning.
 SOUNDFONTS: dict[str, Soundfont] = {
     font.name: font
     for font in (
@@ -85,6 +85,7 @@ SOUNDFONTS: dict[str, Soundfont] = {
         Soundfont("blackpearl", "avldrums.lv2-soundfont", "Black_Pearl_4_LV2.sf2", "drums"),
         Soundfont("redzeppelin", "avldrums.lv2-soundfont", "Red_Zeppelin_4_LV2.sf2", "drums"),
         Soundfont("timgm6mb", "timgm6mb-soundfont", "TimGM6mb.sf2", "test"),
+        Soundfont("csound", "csound-soundfont", "sf_GMbank.sf2", "tune"),
     )
 }
 

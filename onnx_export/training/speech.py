@@ -179,7 +179,12 @@ def speak(
 
 
 def talk(
-    rng: np.random.Generator, seconds: float, sample_rate: int, *, held_out: bool = False
+    rng: np.random.Generator,
+    seconds: float,
+    sample_rate: int,
+    *,
+    held_out: bool = False,
+    voices: tuple[Voice, ...] = (),
 ) -> tuple[NDArray[np.float32], str]:
     """Let one random voice talk for a while, with pauses.
 
@@ -189,6 +194,8 @@ def talk(
         Length of the result.
     held_out
         Use only the voices kept out of training (True), or only the others (False).
+    voices
+        Draw from these instead.
 
     Returns
     -------
@@ -203,7 +210,7 @@ def talk(
         If a synthesiser or a voice is not installed, with the Debian packages.
     """
     require_packages(missing_voice_packages(held_out=held_out))
-    voices = tuple(v for v in VOICES if v.held_out == held_out)
+    voices = voices or tuple(v for v in VOICES if v.held_out == held_out)
     weights = np.array([v.weight for v in voices])
     voice = voices[int(rng.choice(len(voices), p=weights / weights.sum()))]
     speed, pitch = float(rng.uniform(0.8, 1.3)), float(rng.uniform(0.75, 1.3))

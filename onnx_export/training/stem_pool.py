@@ -1,4 +1,7 @@
-"""Reading a stem pool: ``POOL/<split>/<family>/<song>__<source>.npy``, int16 mono."""
+"""Reading a stem pool: ``POOL/<split>/<family>/<song>__<source>.npy``, int16 mono.
+
+``POOL/prompts.toml``, if there, says how families are prompted that the project does not know.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+
+from onnx_export.training.families import FAMILIES
+from plugin_host.evaluation.cases import PROMPTS_FILE, read_prompts
+
+__all__ = ["PROMPTS_FILE", "StemPool"]
 
 
 class StemPool:
@@ -26,6 +34,8 @@ class StemPool:
 
     def __init__(self, root: Path, split: str) -> None:
         self.root, self.split = root, split
+        path = root / PROMPTS_FILE
+        self._given = read_prompts(path) if path.is_file() else {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -49,6 +59,18 @@ class StemPool:
 
     def __len__(self) -> int:
         return sum(len(paths) for paths in self._by_family.values())
+
+    def phrasings(self, family: str) -> tuple[str, ...]:
+        """Prompts of a family: as the pool says, else the project's own, else its name."""
+        if family in self._given:
+            return self._given[family]
+        known = FAMILIES.get(family)
+        return known.phrasings if known else (family.replace("-", " "),)
+
+    def vocabulary(self) -> list[str]:
+        """List all prompts that the tokenizer has to know, those of absent families as well."""
+        families = {*FAMILIES, *self.families, *self._given}
+        return sorted({phrase for family in families for phrase in self.phrasings(family)})
 
     def any_stem(self, rng: np.random.Generator, family: str) -> Path:
         """Choose a stem of a family."""

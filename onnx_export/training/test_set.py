@@ -1,4 +1,4 @@
-"""Makes the test mixtures: stereo, full band, from a soundfont and voices that training never used.
+"""Makes test and tuning mixtures: stereo, full band, from timbres that training never used.
 
 Each mixture is a folder with `mixture.wav` and one `<family>.wav` for each source as it sounds in
 the mixture; the 16-bit stems sum to the mixture sample for sample. `index.json` lists them with
@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 
 from onnx_export.training.compose import compose
 from onnx_export.training.families import FAMILIES, MAIN_FAMILIES
+from onnx_export.training.panning import pan, to_pcm
 from onnx_export.training.render import missing_packages, require_packages
 from onnx_export.training.speech import missing_voice_packages, talk
 from onnx_export.training.stems import render_song
+from onnx_export.training.tuning import TUNING_FONT, TUNING_VOICES, render_tuning_song
 
-__all__ = ["activity", "make_test_set", "pan", "to_pcm"]
+__all__ = ["MIXTURE_SPLITS", "activity", "make_long_song", "make_test_set", "pan", "to_pcm"]
+
+MIXTURE_SPLITS = ("test", "tune")
 
 _LEAST_ACTIVE = 0.3
 _ATTEMPTS = 40
@@ -58,36 +62,6 @@ def activity(
     return np.asarray(power > max(loudest * 10 ** (floor_db / 10), 1e-12))
 
 
-def pan(audio: NDArray[np.float32], position: float) -> NDArray[np.float32]:
-    """Place a mono signal with constant power, -1 (left) to 1 (right); returns `(2, samples)`."""
-    angle = (position + 1) * np.pi / 4
-    return np.stack([np.cos(angle) * audio, np.sin(angle) * audio]).astype(np.float32)
-
-
-def to_pcm(
-    stems: list[NDArray[np.float32]], peak: float = 0.89
-) -> tuple[NDArray[np.int16], list[NDArray[np.int16]]]:
-    """Round stems to 16 bits so that they sum to the mixture exactly and nothing clips.
-
-    Parameters
-    ----------
-    stems
-        Arrays of equal shape `(channels, samples)`.
-    peak
-        Largest sample of the mixture and of any stem, as a share of full scale.
-
-    Returns
-    -------
-    mixture, stems
-        int16 arrays of the same shape.
-    """
-    loudest = max(float(np.abs(x).max()) for x in [*stems, np.sum(stems, axis=0)])
-    scale = peak * 32767 / max(loudest, 1e-9)
-    rounded = [np.round(stem.astype(np.float64) * scale).astype(np.int16) for stem in stems]
-    mixture = np.sum([stem.astype(np.int32) for stem in rounded], axis=0)
-    return mixture.astype(np.int16), rounded
-
-
 def _deal(rng: np.random.Generator, mixtures: int) -> list[list[str]]:
     """Deal families to mixtures of 2, 3 and 4 sources so that all of them come equally often."""
     counts = dict.fromkeys(MAIN_FAMILIES, 0)
@@ -101,16 +75,26 @@ def _deal(rng: np.random.Generator, mixtures: int) -> list[list[str]]:
     return dealt
 
 
-def _render(rng: np.random.Generator, families: list[str], sample_rate: int) -> list[_Source]:
-    """Render a song of 14 to 18 s with the families, and let someone talk if speech is one."""
+def _render(
+    rng: np.random.Generator,
+    families: list[str],
+    sample_rate: int,
+    split: str,
+    seconds: tuple[float, float] = (14.0, 18.0),
+) -> list[_Source]:
+    """Render a song with the families, and let someone talk if speech is one."""
     music = tuple(name for name in families if name != "speech")
-    song = compose(rng, (14.0, 18.0), families=music)
-    sources = [
-        _Source(family, name, audio.mean(axis=0))
-        for family, name, audio in render_song(rng, song, sample_rate, held_out=True)
-    ]
+    song = compose(rng, seconds, families=music)
+    tuning = split == "tune"
+    rendered = (
+        render_tuning_song(rng, song, sample_rate)
+        if tuning
+        else render_song(rng, song, sample_rate, held_out=True)
+    )
+    sources = [_Source(family, name, audio.mean(axis=0)) for family, name, audio in rendered]
     if "speech" in families:
-        speech, name = talk(rng, song.seconds, sample_rate, held_out=True)
+        voices = TUNING_VOICES if tuning else ()
+        speech, name = talk(rng, song.seconds, sample_rate, held_out=True, voices=voices)
         sources.append(_Source("speech", name, speech))
     return sorted(sources, key=lambda source: families.index(source.family))
 
@@ -152,8 +136,87 @@ def _enter_late(
     return gated.astype(np.float32) if enough else audio
 
 
+def _place(
+    rng: np.random.Generator,
+    sources: list[_Source],
+    clips: list[NDArray[np.float32]],
+    sample_rate: int,
+) -> tuple[list[NDArray[np.float32]], dict[str, dict[str, object]]]:
+    """Give every clip a level and a place; returns stereo stems and what `index.json` says."""
+    places = np.linspace(-0.85, 0.85, len(clips)) + rng.uniform(-0.12, 0.12, len(clips))
+    places = rng.permutation(places)
+    stems: list[NDArray[np.float32]] = []
+    facts: dict[str, dict[str, object]] = {}
+    for source, clip, place in zip(sources, clips, places, strict=True):
+        sounding = np.repeat(activity(clip, sample_rate), round(0.025 * sample_rate))
+        rms = float(np.sqrt(np.mean(clip[: len(sounding)][sounding].astype(np.float64) ** 2)))
+        spread_db = 8.0 if source.family == "speech" else 5.0
+        level_db = float(rng.uniform(-spread_db, spread_db))
+        stems.append(pan(clip * np.float32(10 ** (level_db / 20) / rms), float(place)))
+        facts[source.family] = {
+            "prompt": FAMILIES[source.family].phrasings[0],
+            "source": source.name,
+            "pan": round(float(place), 3),
+            "level_db": round(level_db, 2),
+            "activity": round(float(activity(clip, sample_rate).mean()), 3),
+        }
+    return stems, facts
+
+
+def _write(
+    folder: Path, sources: list[_Source], stems: list[NDArray[np.float32]], sample_rate: int
+) -> None:
+    """Write mixture and stems as 16-bit files that sum."""
+    mixture, rounded = to_pcm(stems)
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, stem in zip(sources, rounded, strict=True):
+        path = folder / f"{source.family}.wav"
+        soundfile.write(path, stem.T, sample_rate, subtype="PCM_16")
+    # Last, since a folder with a mixture counts as complete.
+    soundfile.write(folder / "mixture.wav", mixture.T, sample_rate, subtype="PCM_16")
+
+
+def _require(split: str) -> None:
+    if split not in MIXTURE_SPLITS:
+        raise ValueError(f"expected a split of {', '.join(MIXTURE_SPLITS)}, got {split!r}")
+    font = TUNING_FONT if split == "tune" else "timgm6mb"
+    require_packages(missing_packages((font,)) | missing_voice_packages(held_out=True))
+
+
+def make_long_song(
+    folder: Path, families: list[str], seed: int, seconds: float = 60.0, split: str = "test"
+) -> None:
+    """Write a whole song with its stems, stereo at 44.1 kHz, as one more folder of that kind.
+
+    Parameters
+    ----------
+    folder
+        Where its files go.
+    families
+        Who plays; `speech` talks all along.
+    seed
+        The song.
+    seconds
+        Length.
+    split
+        As for `make_test_set`.
+    """
+    _require(split)
+    rate = 44100
+    rng = np.random.default_rng([seed, 60])
+    sources = _render(rng, families, rate, split, (seconds + 1.0, seconds + 6.0))
+    samples = min(round(seconds * rate), *(len(source.audio) for source in sources))
+    stems, _ = _place(rng, sources, [source.audio[:samples] for source in sources], rate)
+    _write(folder, sources, stems, rate)
+
+
 def make_test_set(
-    out: Path, mixtures: int, seed: int, seconds: float = 6.0, sample_rate: int = 44100
+    out: Path,
+    mixtures: int,
+    seed: int,
+    seconds: float = 6.0,
+    sample_rate: int = 44100,
+    split: str = "test",
 ) -> None:
     """Write test mixtures of two to four sources of different families.
 
@@ -169,21 +232,25 @@ def make_test_set(
         A mixture depends on the seed and its number.
     seconds, sample_rate
         Length and rate of the files, stereo, 16 bits.
+    split
+        `test`, or `tune`: other timbres, for choices that the test set must not decide.
 
     Raises
     ------
+    ValueError
+        For an unknown split.
     FileNotFoundError
         If FluidSynth, the test soundfont or speech synthesisers are missing.
     RuntimeError
         If no song was found in which all sources sound long enough.
     """
-    require_packages(missing_packages(("timgm6mb",)) | missing_voice_packages(held_out=True))
+    _require(split)
     samples = round(seconds * sample_rate)
     entries = []
     for index, families in enumerate(_deal(np.random.default_rng([seed, 0]), mixtures)):
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([seed, 1 + index, attempt])
-            sources = _render(rng, families, sample_rate)
+            sources = _render(rng, families, sample_rate, split)
             start = _window(rng, sources, samples, sample_rate) if sources else None
             if start is not None and len(sources) == len(families):
                 break
@@ -196,32 +263,17 @@ def make_test_set(
         if index % 3 == 0:
             late = int(rng.integers(len(clips)))
             clips[late] = _enter_late(rng, clips[late], sample_rate)
-        places = np.linspace(-0.85, 0.85, len(clips)) + rng.uniform(-0.12, 0.12, len(clips))
-        places = rng.permutation(places)
-        stems, facts = [], {}
-        for source, clip, place in zip(sources, clips, places, strict=True):
-            sounding = np.repeat(activity(clip, sample_rate), round(0.025 * sample_rate))
-            rms = float(np.sqrt(np.mean(clip[: len(sounding)][sounding].astype(np.float64) ** 2)))
-            spread_db = 8.0 if source.family == "speech" else 5.0
-            level_db = float(rng.uniform(-spread_db, spread_db))
-            stems.append(pan(clip * np.float32(10 ** (level_db / 20) / rms), float(place)))
-            facts[source.family] = {
-                "prompt": FAMILIES[source.family].phrasings[0],
-                "source": source.name,
-                "pan": round(float(place), 3),
-                "level_db": round(level_db, 2),
-                "activity": round(float(activity(clip, sample_rate).mean()), 3),
-            }
-        mixture, rounded = to_pcm(stems)
-        folder = out / f"{index:03d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        soundfile.write(folder / "mixture.wav", mixture.T, sample_rate, subtype="PCM_16")
-        for source, stem in zip(sources, rounded, strict=True):
-            path = folder / f"{source.family}.wav"
-            soundfile.write(path, stem.T, sample_rate, subtype="PCM_16")
-        entries.append({"id": folder.name, "stems": facts})
+        stems, facts = _place(rng, sources, clips, sample_rate)
+        _write(out / f"{index:03d}", sources, stems, sample_rate)
+        entries.append({"id": f"{index:03d}", "stems": facts})
     index_text = json.dumps(
-        {"seed": seed, "seconds": seconds, "sample_rate": sample_rate, "mixtures": entries},
+        {
+            "seed": seed,
+            "split": split,
+            "seconds": seconds,
+            "sample_rate": sample_rate,
+            "mixtures": entries,
+        },
         indent=1,
     )
     (out / "index.json").write_text(index_text + "\n")

@@ -21,12 +21,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from onnx_export.mini import MiniModel
-from onnx_export.training.config import RECIPE_FILE, Recipe
-from onnx_export.training.families import FAMILIES
+from onnx_export.training.alignment import Alignment
+from onnx_export.training.config import LOG_FILE, RECIPE_FILE, Recipe
+from onnx_export.training.curves import write_curves
 from onnx_export.training.mixing import Batch, Mixer
 from onnx_export.training.objective import (
     draw_times,
@@ -35,21 +37,15 @@ from onnx_export.training.objective import (
     relative_error,
     si_sdr_db,
 )
+from onnx_export.training.optimisation import learning_rate, make_optimisers
 from onnx_export.training.stem_pool import StemPool
-from onnx_export.training.vocabulary import tokenise, train_tokenizer
+from onnx_export.training.vocabulary import keep_tokenizer, tokenise
 
 CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
 TOKENIZER = "tokenizer.json"
-VALIDATION_ITEMS = 128
+VALIDATION_ITEMS = 256
+VALIDATION_CROP_S = 4.096
 REFRESH_EVERY = 200
-
-
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Warm up, hold, then fall linearly to zero over the last `decay` share of the steps."""
-    train = recipe.train
-    left = (train.steps - step) / max(1.0, train.decay * train.steps)
-    return train.rate * min(1.0, (step + 1) / train.warmup, max(0.0, left))
 
 
 class Trainer:
@@ -72,56 +68,40 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(1 if world > 1 else os.cpu_count() or 1)
-        phrases = [phrase for family in FAMILIES.values() for phrase in family.phrasings]
-        self.tokenizer = train_tokenizer(phrases, recipe.model.text.vocab_size)
+        self.tokenizer = Tokenizer.from_file(str(out / TOKENIZER))
         torch.manual_seed(recipe.train.seed)
         self.model = MiniModel(recipe.model)
+        aligned = recipe.align.tagger is not None
+        self.alignment = Alignment(recipe.align, self.model, self.device) if aligned else None
         self.stems = StemPool(pool, "train")
         self.mixer = Mixer(self.stems, recipe.model, recipe.data)
-        self.held_out = Mixer(StemPool(pool, "valid"), recipe.model, recipe.data)
+        self.late_mixer = Mixer(self.stems, recipe.model, recipe.late_data or recipe.data)
+        # Unaugmented, so that runs with other data settings are judged on the same mixtures.
+        plain = msgspec.structs.replace(
+            recipe.data, equaliser=0.0, varispeed=0.0, absent=0.0, spans=0.0,
+            plain_names=1.0, extra_families=1e-6, crop_s=VALIDATION_CROP_S,
+        )  # fmt: skip
+        self.held_out = Mixer(StemPool(pool, "valid"), recipe.model, plain)
         self.model.codec.scale.copy_(self._measure_scale())
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimisers = self._optimisers()
+        self.optimisers = make_optimisers(self.model, recipe.train)
         self.step = 0
         if (out / CHECKPOINT).exists():
             self._resume()
         self.clean = self.model.velocity.clean
+        if self.alignment is not None:
+            self.alignment.watch()
         if recipe.train.compile:
-            # Block by block: equal blocks share one compilation.
+            # Block by block: equal blocks share one compilation. One that is watched has none.
             for layer in self.model.velocity.transformer.layers:
-                layer.compile(dynamic=False)
+                if self.alignment is None or layer is not self.alignment.layer:
+                    layer.compile(dynamic=False)
 
     def _measure_scale(self) -> Tensor:
         """Measure the standard deviation per channel over seeded training mixtures."""
         batch = self.mixer.batch(np.random.default_rng(self.recipe.train.seed), 512)
         return batch.mixture.pow(2).mean((0, 1)).sqrt()
-
-    def _optimisers(self) -> list[torch.optim.Optimizer]:
-        train = self.recipe.train
-        params = dict(self.model.named_parameters())
-        inner = {n for n, p in params.items() if ".layers." in n and p.ndim == 2
-                 and "scale_shift" not in n}  # fmt: skip
-        matrices = inner if train.optimiser == "muon" else set()
-        decayed = [p for n, p in params.items() if n not in matrices and p.ndim >= 2]
-        plain = [p for n, p in params.items() if n not in matrices and p.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": train.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        result: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=train.rate, betas=(0.9, 0.98))
-        ]
-        if matrices:
-            result.append(
-                torch.optim.Muon(
-                    [params[n] for n in sorted(matrices)],
-                    lr=train.rate,
-                    weight_decay=train.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
-        return result
 
     def _resume(self) -> None:
         state = torch.load(self.out / CHECKPOINT, map_location=self.device, weights_only=True)
@@ -165,7 +145,11 @@ class Trainer:
                 interpolate(clean, noise, t), t, mixture, text.float(), mask, spans
             )
         weight = self.model.codec.scale / self.model.codec.scale.mean()
-        return objective(relative_error(predicted, target, mixture, weight), train.loss_floor)
+        loss = objective(relative_error(predicted, target, mixture, weight), train.loss_floor)
+        if self.alignment is not None:
+            wav = self.model.codec.decode(batch.target.to(self.device))[:, 0]
+            loss = loss + self.alignment.weight * self.alignment.loss(wav)
+        return loss
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
@@ -194,11 +178,11 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         """Draw the next batch in a thread while the network works on this one."""
-        size = self.recipe.data.batch // self.world
 
         def draw(step: int) -> Batch:
             seed = (self.recipe.train.seed, step, self.rank)
-            return self.mixer.batch(np.random.default_rng(seed), size)
+            mixer = self.late_mixer if step >= self.recipe.train.late_from else self.mixer
+            return mixer.batch(np.random.default_rng(seed), mixer.data.batch // self.world)
 
         with ThreadPoolExecutor(1) as thread:
             upcoming = thread.submit(draw, self.step)
@@ -229,6 +213,11 @@ class Trainer:
                 (self.recipe.train.seed * 1_000_003 + self.step) * self.world + self.rank
             )
             loss = self.loss(batch, generator)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {float(loss)} at step {self.step}: the checkpoint before it is "
+                    "whole; try compile = false, a lower rate or another crop length"
+                )
             loss.backward()  # type: ignore[no-untyped-call]
             if self.world > 1:
                 self._share_gradients()
@@ -246,6 +235,7 @@ class Trainer:
             if self.step % self.recipe.train.validate_every == 0 and self.rank == 0:
                 self.save()
                 self._log(**self.validate())
+                write_curves(self.out)
         if self.rank == 0:
             self.save()
 
@@ -260,7 +250,7 @@ class Trainer:
     def _log(self, **values: object) -> None:
         line = json.dumps({"step": self.step, **values})
         print(line, flush=True)
-        with (self.out / LOG).open("a") as log:
+        with (self.out / LOG_FILE).open("a") as log:
             log.write(line + "\n")
 
 
@@ -273,8 +263,6 @@ def _worker(rank: int, world: int, port: int, recipe: Recipe, pool: Path, out: P
             "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
         )
     trainer = Trainer(recipe, pool, out, rank, world)
-    if rank == 0:
-        trainer.tokenizer.save(str(out / TOKENIZER))
     trainer.run()
     if world > 1:
         torch.distributed.destroy_process_group()
@@ -294,6 +282,9 @@ def train(recipe: Recipe, pool: Path, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
+    keep_tokenizer(
+        out / TOKENIZER, StemPool(pool, "train").vocabulary(), recipe.model.text.vocab_size
+    )
     world = 1 if torch.cuda.is_available() else recipe.train.workers
     if world == 1:
         _worker(0, 1, 0, recipe, pool, out)

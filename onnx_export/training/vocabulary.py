@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from tokenizers import (
@@ -48,6 +49,14 @@ def train_tokenizer(phrases: Iterable[str], vocab_size: int) -> Tokenizer:
         single=f"$A {EOS}", special_tokens=[(EOS, tokenizer.token_to_id(EOS))]
     )
     return tokenizer
+
+
+def keep_tokenizer(path: Path, phrases: Iterable[str], vocab_size: int) -> None:
+    """Learn a run's tokenizer and save it, unless the run has one: its weights go with that."""
+    if not path.is_file():
+        partial = path.with_suffix(".part")
+        train_tokenizer(phrases, vocab_size).save(str(partial))
+        partial.replace(path)
 
 
 def tokenise(tokenizer: Tokenizer, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
