@@ -19,9 +19,10 @@ import msgspec
 import onnx_ir as ir
 import torch
 
-from bridge import manifest as manifests
+from bridge.bundles import manifest as manifests
+from bridge.bundles.consistency import JUDGE_TOKENIZER
+from bridge.bundles.manifest import FileInfo, Manifest
 from bridge.errors import InputError
-from bridge.manifest import FileInfo, Manifest
 from onnx_export.graphs import Blueprint, Graph
 from onnx_export.precision import ARITHMETIC_TOLERANCE, Precision
 from onnx_export.trace import OPSET, trace
@@ -161,6 +162,8 @@ def _finish(
     copies = {blueprint.tokenizer.name: blueprint.tokenizer}
     if blueprint.span_prediction is not None and blueprint.span_tokenizer is not None:
         copies[blueprint.span_prediction.tokenizer] = blueprint.span_tokenizer
+    if blueprint.judge_tokenizer is not None:
+        copies[JUDGE_TOKENIZER] = blueprint.judge_tokenizer
     for name, source in copies.items():
         shutil.copyfile(source, staging / name)
     config = staging / CONFIG_FILE

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bridge.manifest import FORMAT as MANIFEST_FORMAT
-from bridge.manifest import (
+from bridge.bundles.manifest import FORMAT as MANIFEST_FORMAT
+from bridge.bundles.manifest import (
     CodecInfo,
     FileInfo,
     GraphSpec,
@@ -117,7 +117,7 @@ class Graph:
 class Blueprint:
     """Everything that an export writes: the graphs, and the manifest's numbers and words.
 
-    Attributes are those of `bridge.manifest.Manifest`, but for the graphs, which still are
+    Attributes are those of `bridge.bundles.manifest.Manifest`, but for the graphs, which still are
     modules, and the tokenizer, which still lies elsewhere. `config` is written beside them as
     ``config.json``: enough to build the modules again, without the weights. `weights` tells
     whether the modules hold the weights of a checkpoint or those of a bundle, perhaps rounded.
@@ -146,6 +146,7 @@ class Blueprint:
     weights: Literal["checkpoint", "bundle"] = "checkpoint"
     span_prediction: SpanPrediction | None = None
     span_tokenizer: Path | None = None
+    judge_tokenizer: Path | None = None
 
     def manifest(
         self, files: dict[str, FileInfo], precision: str, tolerances: Mapping[str, float]
@@ -248,4 +249,30 @@ def span_graph(module: nn.Module, channels: int, vocab_size: int) -> Graph:
         ),
         (TensorSpec("logits", "float32", (BATCH, FRAMES)),),
         integer_limits={"input_ids": vocab_size},
+    )
+
+
+def judge_graph(module: nn.Module, channels: int, vocab_size: int) -> Graph:
+    """Specify the judge: latents of mixture and stem, and a text, to four scores."""
+    return Graph(
+        "judge",
+        module,
+        (
+            TensorSpec("mixture", "float32", (BATCH, FRAMES, channels)),
+            TensorSpec("stem", "float32", (BATCH, FRAMES, channels)),
+            TensorSpec("input_ids", "int64", (BATCH, TOKENS)),
+            TensorSpec("attention_mask", "bool", (BATCH, TOKENS)),
+        ),
+        (TensorSpec("scores", "float32", (BATCH, 4)),),
+        integer_limits={"input_ids": vocab_size},
+    )
+
+
+def vision_graph(module: nn.Module, image_size: int, dim: int) -> Graph:
+    """Specify the vision encoder: video frames to a feature vector each."""
+    return Graph(
+        "vision_encoder",
+        module,
+        (TensorSpec("frames", "float32", (BATCH, 3, image_size, image_size)),),
+        (TensorSpec("features", "float32", (BATCH, dim)),),
     )

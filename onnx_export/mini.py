@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from onnx_export.dit import DiT, DiTConfig, sinusoid
+from onnx_export.dit import DiT, DiTConfig
 from onnx_export.lapped import LappedCodec
+from onnx_export.layers import sinusoid
 
 #: Below this remainder of flow time the velocity is no longer divided down: 1 / 0.02 is the
 #: steepest it gets.

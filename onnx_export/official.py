@@ -7,16 +7,24 @@ from pathlib import Path
 from typing import Literal
 
 from bridge.errors import InputError, ModelError
-from onnx_export.checkpoint import WEIGHTS_FILE, load_checkpoint
+from onnx_export.checkpoint import WEIGHTS_FILE, load_checkpoint, read_tensors
 from onnx_export.configuration import read_config
 from onnx_export.export import CONFIG_FILE, Progress, export_bundle
 from onnx_export.graphs import Blueprint
 from onnx_export.hub import CHECKPOINT_FILES, TEXT_ENCODER_FILES, locate
+from onnx_export.judge import load_judge
 from onnx_export.precision import Precision
-from onnx_export.recipes import Provenance, sam_audio_blueprint, with_span_predictor
+from onnx_export.recipes import (
+    Provenance,
+    sam_audio_blueprint,
+    with_judge,
+    with_span_predictor,
+    with_vision,
+)
 from onnx_export.sam_audio import SamAudioConfig
 from onnx_export.span_predictor import load_span_predictor
 from onnx_export.text_encoder import TOKENIZER_FILE, load_text_encoder
+from onnx_export.vision_checkpoint import load_vision_encoder
 
 LICENCE = "SAM License"
 
@@ -28,6 +36,8 @@ def export_checkpoint(
     precision: Precision = "fp32",
     text_encoder: str | Path | None = None,
     span_predictor: str | Path | Literal[True] | None = None,
+    judge: str | Path | None = None,
+    vision: bool = False,
     progress: Progress = lambda _line: None,
 ) -> Path:
     """Turn an official SAM Audio checkpoint into a bundle.
@@ -45,6 +55,10 @@ def export_checkpoint(
     span_predictor : str or Path or True, optional
         Directory or hub id of PE-A-Frame, to have spans predicted for text prompts; True takes
         the one that the configuration names.
+    judge : str or Path, optional
+        Directory or hub id of the judge of stems, in transformers' format.
+    vision : bool
+        Whether to export the checkpoint's vision encoder, for prompts that a video shows.
     progress : callable
         Called with a line of text at each step.
 
@@ -64,6 +78,8 @@ def export_checkpoint(
         checkpoint,
         text_encoder=text_encoder,
         span_predictor=span_predictor,
+        judge=judge,
+        vision=vision,
         name=Path(out).name,
         progress=progress,
     )
@@ -75,6 +91,8 @@ def checkpoint_blueprint(
     *,
     text_encoder: str | Path | None = None,
     span_predictor: str | Path | Literal[True] | None = None,
+    judge: str | Path | None = None,
+    vision: bool = False,
     name: str,
     progress: Progress = lambda _line: None,
 ) -> Blueprint:
@@ -92,6 +110,7 @@ def checkpoint_blueprint(
         if span_source is None
         else locate(span_source, TEXT_ENCODER_FILES, "the span predictor")
     )
+    judge_directory = None if judge is None else locate(judge, TEXT_ENCODER_FILES, "the judge")
     progress("loading weights")
     encoder = load_text_encoder(t5_directory)
     if encoder.dim != config.text_dim:
@@ -108,13 +127,23 @@ def checkpoint_blueprint(
     )
     if span_source is not None:
         source += f"; span predictor {_label(span_source)}"
+    if judge is not None:
+        source += f"; judge {_label(judge)}"
     blueprint = sam_audio_blueprint(
         model, encoder, t5_directory / TOKENIZER_FILE, Provenance(name, LICENCE, source)
     )
-    if span_directory is None:
-        return blueprint
-    predictor = load_span_predictor(span_directory)
-    return with_span_predictor(blueprint, predictor, span_directory / TOKENIZER_FILE)
+    if span_directory is not None:
+        predictor = load_span_predictor(span_directory)
+        blueprint = with_span_predictor(blueprint, predictor, span_directory / TOKENIZER_FILE)
+    if judge_directory is not None:
+        loaded = load_judge(judge_directory)
+        blueprint = with_judge(blueprint, loaded, judge_directory / TOKENIZER_FILE)
+    if vision:
+        weights = directory / WEIGHTS_FILE
+        settings = config.raw.get("vision_encoder") or {}
+        tower = load_vision_encoder(read_tensors(weights), settings, str(weights))
+        blueprint = with_vision(blueprint, tower)
+    return blueprint
 
 
 def _span_source(

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from onnx_export.dit import RMSNorm
+from onnx_export.layers import RMSNorm
 from onnx_export.watermark import Watermark
 
 #: ``fp16-weights`` stores weights in half and computes in fp32: half the size, the speed of fp32.

@@ -18,23 +18,28 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from bridge import manifest as manifests
+from bridge.bundles import manifest as manifests
+from bridge.bundles.consistency import JUDGE, JUDGE_TOKENIZER, VISION_ENCODER
+from bridge.bundles.manifest import Manifest
 from bridge.errors import ModelError
-from bridge.manifest import Manifest
 from onnx_export.configuration import parse_config
 from onnx_export.export import CONFIG_FILE
 from onnx_export.graphs import Blueprint
+from onnx_export.judge import Judge
 from onnx_export.mini import MiniConfig, MiniModel
 from onnx_export.recipes import (
     Provenance,
     mini_blueprint,
     sam_audio_blueprint,
+    with_judge,
     with_span_predictor,
+    with_vision,
 )
 from onnx_export.sam_audio import SamAudio
 from onnx_export.span_predictor import SpanPredictor
 from onnx_export.text_encoder import TextEncoder
 from onnx_export.trace import TRANSPOSED
+from onnx_export.vision_encoder import VisionConfig, VisionEncoder
 
 _HALF_PREFIX = "module."
 
@@ -73,6 +78,11 @@ def rebuild_blueprint(bundle: str | Path) -> Blueprint:
         predictor = _span_predictor(config["span_predictor"])
         tokenizer = directory / manifest.span_prediction.tokenizer
         blueprint = with_span_predictor(blueprint, predictor, tokenizer)
+    if JUDGE in manifest.graphs:
+        blueprint = with_judge(blueprint, Judge(config["judge"]), directory / JUDGE_TOKENIZER)
+    if VISION_ENCODER in manifest.graphs:
+        sizes = msgspec.convert(config["vision_encoder"], VisionConfig)
+        blueprint = with_vision(blueprint, VisionEncoder(sizes))
     for graph in blueprint.graphs:
         graph.module.eval().requires_grad_(False)
         _fill(graph.module, directory / manifest.graphs[graph.role].file)

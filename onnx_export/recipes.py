@@ -9,22 +9,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bridge.bundles.manifest import CodecInfo, PromptLimits, Reconstruction, SpanPrediction
 from bridge.errors import ModelError
-from bridge.manifest import CodecInfo, PromptLimits, Reconstruction, SpanPrediction
 from onnx_export.dacvae import CodecConfig
 from onnx_export.graphs import (
     Blueprint,
     decoder_graph,
     encoder_graph,
+    judge_graph,
     span_graph,
     text_graph,
     velocity_graph,
+    vision_graph,
 )
+from onnx_export.judge import Judge
 from onnx_export.lapped import LappedCodec
 from onnx_export.mini import MiniModel
 from onnx_export.sam_audio import SamAudio
 from onnx_export.span_predictor import SpanPredictor
 from onnx_export.text_encoder import TextEncoder
+from onnx_export.vision_encoder import VisionEncoder
 from onnx_export.watermark import MESSAGE_BITS
 
 #: Dilations of a residual unit's convolutions of width 7: how far three units look to each side.
@@ -106,7 +110,7 @@ def sam_audio_blueprint(
         overlap_s=_OVERLAP_S,
         solver="midpoint",
         steps=_STEPS,
-        reconstruct="mask",
+        reconstruct="wiener",
         reconstruction=Reconstruction(
             exponent=2.0, n_fft=2048, hop=512, band_hz=0.45 * config.codec.sample_rate
         ),
@@ -147,11 +151,7 @@ def with_span_predictor(
     ModelError
         If it takes other latents than the model has.
     """
-    if predictor.channels != blueprint.latent_channels:
-        raise ModelError(
-            f"a span predictor for {predictor.channels} latent channels, but the model has "
-            f"{blueprint.latent_channels}; give the one its configuration names"
-        )
+    _check_channels("a span predictor", predictor.channels, blueprint)
     graph = span_graph(predictor, predictor.channels, predictor.vocab_size)
     return replace(
         blueprint,
@@ -161,6 +161,65 @@ def with_span_predictor(
         ),
         span_tokenizer=tokenizer,
         config={**blueprint.config, "span_predictor": predictor.config},
+    )
+
+
+def with_judge(blueprint: Blueprint, judge: Judge, tokenizer: Path) -> Blueprint:
+    """Add the judge to a blueprint.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    judge : Judge
+    tokenizer : Path
+        Its own ``tokenizer.json``.
+
+    Raises
+    ------
+    ModelError
+        If it takes other latents than the model has.
+    """
+    _check_channels("a judge", judge.channels, blueprint)
+    graph = judge_graph(judge, judge.channels, judge.vocab_size)
+    return replace(
+        blueprint,
+        graphs=(*blueprint.graphs, graph),
+        judge_tokenizer=tokenizer,
+        config={**blueprint.config, "judge": judge.config},
+    )
+
+
+def _check_channels(what: str, channels: int, blueprint: Blueprint) -> None:
+    if channels != blueprint.latent_channels:
+        raise ModelError(
+            f"{what} for {channels} latent channels, but the model has "
+            f"{blueprint.latent_channels}; give the one its configuration names"
+        )
+
+
+def with_vision(blueprint: Blueprint, encoder: VisionEncoder) -> Blueprint:
+    """Add the vision encoder to a blueprint.
+
+    Raises
+    ------
+    ModelError
+        If its features are not as wide as the velocity network's ``video``.
+    """
+    sizes = encoder.config
+    wide = [
+        spec.dims[1]
+        for graph in blueprint.graphs
+        for spec in graph.inputs
+        if graph.role == "velocity" and spec.name == "video"
+    ]
+    if wide != [sizes.dim]:
+        raise ModelError(
+            f"a vision encoder of width {sizes.dim}, but the model takes {wide[0] if wide else 0}"
+        )
+    return replace(
+        blueprint,
+        graphs=(*blueprint.graphs, vision_graph(encoder, sizes.image_size, sizes.dim)),
+        config={**blueprint.config, "vision_encoder": asdict(sizes)},
     )
 
 
@@ -187,7 +246,7 @@ def mini_blueprint(model: MiniModel, tokenizer: Path, provenance: Provenance) ->
         overlap_s=2.0,
         solver="euler",
         steps=1,
-        reconstruct="mask",
+        reconstruct="wiener",
         reconstruction=Reconstruction(
             exponent=_MINI_EXPONENT, n_fft=2048, hop=512, band_hz=nyquist_hz * channels / hop
         ),

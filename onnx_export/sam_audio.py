@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnx_export.dacvae import CodecConfig, DacVae
-from onnx_export.dit import DiT, DiTConfig, sinusoid
+from onnx_export.dit import DiT, DiTConfig
+from onnx_export.layers import sinusoid
 
 SPAN_NULL, SPAN_POSITIVE, SPAN_NEGATIVE, SPAN_PADDING = range(4)
 _SPAN_IDS = 4

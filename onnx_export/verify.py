@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from bridge import manifest as manifests
-from bridge.bundle import verify_files
+from bridge.bundles import manifest as manifests
+from bridge.bundles.bundle import verify_files
 from bridge.errors import ModelError
 from onnx_export.graphs import BATCH, FRAMES, TOKENS, Blueprint, Graph
 from onnx_export.precision import ROUNDING_TOLERANCE

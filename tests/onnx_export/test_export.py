@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from bridge import codec as chunked
-from bridge import manifest as manifests
-from bridge.bundle import verify_files
+from bridge.bundles import manifest as manifests
+from bridge.bundles.bundle import verify_files
 from bridge.errors import InputError, ModelError
+from bridge.inference import codec as chunked
 from onnx_export import (
     Blueprint,
     Provenance,

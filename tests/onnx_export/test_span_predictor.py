@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bridge import Engine, Prompt, Span
-from bridge.cancellation import Cancellation
 from bridge.errors import InputError
-from bridge.model import Model
+from bridge.inference.cancellation import Cancellation
+from bridge.inference.model import Model
 from onnx_export.span_predictor import load_span_predictor
 from plugin_host.cli import main
 

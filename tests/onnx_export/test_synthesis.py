@@ -20,6 +20,7 @@ from onnx_export.training.speech import VOICES, speak
 from onnx_export.training.synths import render_synth
 from onnx_export.training.timbres import SYNTHESISED
 from onnx_export.training.treatment import treat
+from onnx_export.training.tuning import TUNING_FONT, TUNING_VOICES
 
 RATE = 32000
 MUSIC = tuple(name for name in FAMILIES if FAMILIES[name].programs or name == "drums")
@@ -374,6 +375,20 @@ class TestTestSet:
             late.append(min(facts["activity"] for facts in entry["stems"].values()))
         assert late[0] < 0.5
         assert late[3] < 0.5
+
+    def test_the_tuning_set_shares_no_timbre_with_the_test_set_or_training(self, tmp_path):
+        testing.make_test_set(tmp_path, 3, seed=2, seconds=3.0, split="tune")
+        index = json.loads((tmp_path / "index.json").read_text())
+        sources = {f["source"] for entry in index["mixtures"] for f in entry["stems"].values()}
+        assert sources <= {TUNING_FONT, "made"} | {v.source for v in TUNING_VOICES}
+        assert "timgm6mb" not in sources
+        heard = {v.name.partition("+")[2] for v in VOICES}
+        assert not heard & {v.name.partition("+")[2] for v in TUNING_VOICES}
+        assert SOUNDFONTS[TUNING_FONT].split == "tune"
+
+    def test_an_unknown_split_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="expected a split of test, tune"):
+            testing.make_test_set(tmp_path, 1, seed=0, split="train")
 
     def test_families_come_equally_often(self):
         dealt = testing._deal(np.random.default_rng(7), 64)

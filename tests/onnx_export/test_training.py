@@ -7,12 +7,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from training_recipe import MODEL, RECIPE
 
-from bridge import manifest as manifests
+from bridge.bundles import manifest as manifests
 from onnx_export import rebuild_blueprint, verify_bundle
 from onnx_export.lapped import LappedCodec
-from onnx_export.mini import MiniConfig, TextConfig
-from onnx_export.training.config import DataConfig, Recipe, TrainConfig, load_recipe
+from onnx_export.training.config import TrainConfig, load_recipe
+from onnx_export.training.curves import CURVES, draw_curves
 from onnx_export.training.families import FAMILIES
 from onnx_export.training.mixing import Mixer, span_ids, stretches
 from onnx_export.training.objective import (
@@ -22,22 +23,11 @@ from onnx_export.training.objective import (
     relative_error,
     si_sdr_db,
 )
+from onnx_export.training.optimisation import learning_rate
 from onnx_export.training.release import load_run, release
 from onnx_export.training.stem_pool import StemPool
-from onnx_export.training.train import learning_rate, train
+from onnx_export.training.train import train
 from onnx_export.training.vocabulary import tokenise, train_tokenizer
-
-MODEL = MiniConfig(
-    hop_length=128, latent_channels=64, span_dim=8, dim=64, n_heads=2, n_layers=1,
-    text=TextConfig(dim=32, n_layers=1, n_heads=2, ffn_dim=32),
-)  # fmt: skip
-RECIPE = Recipe(
-    model=MODEL,
-    data=DataConfig(crop_s=0.5, batch=8, max_sources=2, absent=0.1),
-    train=TrainConfig(
-        steps=80, warmup=5, rate=3e-3, validate_every=40, workers=1, compile=False, ema=0.9
-    ),
-)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +164,19 @@ def test_a_run_learns(run: Path) -> None:
     scores = [line["median_db"] for line in lines if "median_db" in line]
     assert len(scores) == 2
     assert scores[-1] > 3.0  # tones and bursts in separate bands
+
+
+def test_a_run_draws_its_curves(run: Path, tmp_path: Path) -> None:
+    assert (run / CURVES).read_bytes().startswith(b"\x89PNG")
+    whole = (run / "log.jsonl").read_text()
+    log = tmp_path / "log.jsonl"
+    log.write_text(whole)
+    once = draw_curves(log)
+    # A resumed run repeats steps, a stopped one leaves half a line.
+    log.write_text(whole.replace('"loss": ', '"loss": 9') + whole + '{"step": 4')
+    assert draw_curves(log) == once
+    log.write_text(whole.replace('"loss": ', '"loss": 9'))
+    assert draw_curves(log) != once
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(pool: Path, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import onnxruntime as ort
 import seeded
 import torch
 
-from bridge import codec as chunked
-from bridge import manifest as manifests
+from bridge.bundles import manifest as manifests
+from bridge.flow.solver import solve, time_grid
+from bridge.inference import codec as chunked
 from bridge.request import Span
-from bridge.solver import solve, time_grid
-from bridge.spans import frame_ids
+from bridge.signal.spans import frame_ids
 from onnx_export import (
     Provenance,
     SamAudio,
@@ -77,11 +77,12 @@ def write_text_encoder(directory: Path, dim: int = 768) -> Path:
     T5EncoderModel(
         T5Config(vocab_size=32, d_model=dim, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
     ).save_pretrained(directory)
-    _write_tokenizer(directory)
+    write_tokenizer(directory)
     return directory
 
 
-def _write_tokenizer(directory: Path) -> None:
+def write_tokenizer(directory: Path) -> None:
+    """Write a tokenizer of a few words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     words = ("<pad>", "</s>", "<unk>", "drums", "bass", "a", "man", "speaking")
@@ -125,7 +126,7 @@ def write_span_predictor(directory: Path) -> Path:
         logits = SpanPredictor(model)(latents, drums, torch.ones(1, 2, dtype=torch.bool))
         model.text_audio_logit_bias.fill_(float(np.log(0.3 / 0.7) - logits.median()))
     model.save_pretrained(directory)
-    _write_tokenizer(directory)
+    write_tokenizer(directory)
     return directory
 
 
