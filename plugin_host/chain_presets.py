@@ -15,7 +15,6 @@ from plugin_host.floating_point import kept_rounding
 from plugin_host.separators import Separator
 from plugin_host.streams import PassStream, Stream
 from presets import Effect, Preset, PresetError
-from presets.recall import check_usable
 
 
 def load_plugin(effect: Effect) -> Any:
@@ -114,7 +113,6 @@ def chain_from_preset(
     InputError
         A prompt or a setting cannot be used.
     """
-    check_usable(preset)
     if preset.bypass:
         return Chain([])
     effects: list[Any] = _load_all(preset.before)

@@ -3,13 +3,18 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge.errors import InputError
 from bridge.request import Prompt, SettingOptions
 from bridge.separation import Progress, ProgressCallback, Separation
+from bridge.video import Video
+
+if TYPE_CHECKING:
+    from bridge.engine import Engine
 
 
 class Separator(Protocol):
@@ -30,7 +35,11 @@ class Separator(Protocol):
 
 @contextlib.contextmanager
 def open_separator(
-    model: str, *, in_process: bool = False, patience_s: float = 20.0
+    model: str,
+    *,
+    in_process: bool = False,
+    patience_s: float = 20.0,
+    video: Video | None = None,
 ) -> Iterator[Separator]:
     """Give a separator for a model and close it afterwards.
 
@@ -42,6 +51,8 @@ def open_separator(
         Compute here instead of in the sidecar.
     patience_s
         How long to wait for a sidecar that does not answer.
+    video
+        Shows what is to be extracted; in this process only.
 
     Raises
     ------
@@ -54,12 +65,37 @@ def open_separator(
         from bridge.engine import Engine
 
         with Engine(model) as engine:
-            yield engine
+            yield engine if video is None else _Seeing(engine, video)
         return
+    if video is not None:
+        msg = "a video works with --in-process only: the sidecar takes no pictures yet"
+        raise InputError(msg)
     from bridge.client import Client
 
     with Client.local(model=model, connect_timeout_s=patience_s) as client:
         yield client
+
+
+class _Seeing:
+    """The engine, with a video for all that it separates."""
+
+    def __init__(self, engine: "Engine", video: Video) -> None:
+        self._engine = engine
+        self._video = video
+
+    def separate(
+        self,
+        mixture: NDArray[np.float32],
+        sample_rate: int,
+        prompts: Sequence[Prompt | str],
+        *,
+        progress: ProgressCallback | None = None,
+        **settings: Unpack[SettingOptions],
+    ) -> Separation:
+        """Separate a mixture; see `Separator.separate`."""
+        return self._engine.separate(
+            mixture, sample_rate, prompts, progress=progress, video=self._video, **settings
+        )
 
 
 class SharedSeparator:

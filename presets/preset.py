@@ -108,7 +108,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     model, model_sha256, provider : str or None
         The model, its checksum, and the execution provider that computed the stems. Another
         checksum or provider does not refuse the preset; the difference is reported.
-    seed, steps, solver, window_s, overlap_s, reconstruct, predict_spans
+    seed, steps, solver, window_s, overlap_s, reconstruct, predict_spans, candidates, judge
         As in `bridge.request.Settings`; absent ones are the model's.
     watermark : int or None
         16-bit message of models with a watermark; None derives it from the seed.
@@ -139,6 +139,8 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     overlap_s: float | None = None
     reconstruct: ReconstructionMode | None = None
     predict_spans: bool | None = None
+    candidates: int | None = None
+    judge: bool | None = None
     watermark: int | None = None
     segment_s: float | None = None
     wet: float = 1.0
@@ -175,9 +177,6 @@ def check_preset(preset: Preset) -> Preset:
         settings_from_options(preset.settings)
     except InputError as error:
         raise PresetError(str(error)) from None
-    if preset.watermark is not None and not 0 <= preset.watermark < 1 << 16:
-        msg = f"watermark is {preset.watermark}; expected 0 to 65535"
-        raise PresetError(msg)
     if not 0.0 <= preset.wet <= 1.0:
         msg = f"wet is {preset.wet}; expected 0 to 1"
         raise PresetError(msg)

@@ -1,24 +1,7 @@
 """What must hold for a preset's stems to come back: the same model, provider and settings."""
 
-from bridge.request import Settings
 from bridge.separation import Report
-from presets.preset import Preset, PresetError
-
-
-def check_usable(preset: Preset) -> None:
-    """Raise if the preset asks for something this version of the engine does not take.
-
-    Raises
-    ------
-    PresetError
-        A field would have to be ignored.
-    """
-    if preset.watermark is not None and "watermark" not in Settings.__struct_fields__:
-        msg = (
-            "watermark: this version derives the message from the seed; remove the field from "
-            "the preset"
-        )
-        raise PresetError(msg)
+from presets.preset import Preset
 
 
 def differences(preset: Preset, report: Report) -> list[str]:
@@ -64,4 +47,7 @@ def pinned(preset: Preset, report: Report) -> Preset:
         window_s=report.window_s,
         overlap_s=report.overlap_s,
         reconstruct=report.reconstruct,
+        predict_spans=report.predict_spans,
+        candidates=report.candidates,
+        watermark=report.watermark,
     )

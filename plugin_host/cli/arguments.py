@@ -144,6 +144,9 @@ def build_settings(
     overlap_s: float | None,
     reconstruct: str | None,
     predict_spans: bool | None = None,
+    candidates: int | None = None,
+    judge: bool | None = None,
+    watermark: int | None = None,
 ) -> SettingOptions:
     """Gather the options that were given; what is absent stays with the preset or the model."""
     given = {
@@ -154,6 +157,9 @@ def build_settings(
         "overlap_s": overlap_s,
         "reconstruct": reconstruct,
         "predict_spans": predict_spans,
+        "candidates": candidates,
+        "judge": judge,
+        "watermark": watermark,
     }
     present = {key: value for key, value in given.items() if value is not None}
     return cast(SettingOptions, present)

@@ -76,7 +76,7 @@ def demo(
     after = {name: si_sdr_db(result.stems[name], reference) for name, reference in truth.items()}
     notes = {name: f"{after[name] - before[name]:+.1f} dB SI-SDR" for name in truth}
     picture = draw_separation(
-        f"demo: {result.report.model}, {result.report.nfe} evaluations",
+        f"demo: {result.report.model}, NFE {result.report.nfe}",
         mixture,
         stems,
         info.sample_rate,

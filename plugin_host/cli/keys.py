@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.keys import KeyRing
+from bridge.wire.keys import KeyRing
 
 app = typer.Typer(help="Manage the keys for servers on the network.", no_args_is_help=True)
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,13 +13,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bridge import manifest as manifests
-from bridge.bundle import bundle_directories, find_bundle, list_bundles, verify_files
+from bridge.bundles import manifest as manifests
+from bridge.bundles.bundle import bundle_directories, find_bundle, list_bundles, verify_files
+from bridge.bundles.consistency import JUDGE, VISION_ENCODER
 from bridge.errors import InputError, ModelError
 
 app = typer.Typer(no_args_is_help=True, help="List, check and export model bundles.")
 
 _EXTRA = "pip install 'stembridge[export]'"
+_JUDGE = "facebook/sam-audio-judge"
+_PARTS = ("spans", "judge", "vision")
 _Precision = Literal["fp32", "fp16", "fp16-weights"]
 
 TextEncoder = Annotated[
@@ -36,13 +40,21 @@ With = Annotated[
         "--with",
         metavar="PARTS",
         help="Parts beyond the model itself, separated by commas: spans (predicts where a text "
-        "prompt is heard; from the hub, unless --span-predictor is given).",
+        "prompt is heard; from the hub, unless --span-predictor is given), judge (scores stems; "
+        "from the hub, unless --judge is given), vision (takes prompts that a video shows).",
     ),
 ]
 SpanPredictor = Annotated[
     str | None,
     typer.Option(
         metavar="DIR_OR_ID", help="PE-A-Frame in transformers' format; implies --with spans."
+    ),
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR_OR_ID",
+        help="SAM Audio Judge in transformers' format; implies --with judge.",
     ),
 ]
 PrecisionOption = Annotated[
@@ -106,6 +118,7 @@ def verify(
     ] = None,
     text_encoder: TextEncoder = None,
     span_predictor: SpanPredictor = None,
+    judge: Judge = None,
     files_only: Annotated[
         bool, typer.Option("--files-only", help="Check the checksums only; needs no extra.")
     ] = False,
@@ -131,6 +144,8 @@ def verify(
                 checkpoint,
                 text_encoder=text_encoder,
                 span_predictor=(span_predictor or True) if has_spans else None,
+                judge=(judge or _JUDGE) if JUDGE in manifest.graphs else None,
+                vision=VISION_ENCODER in manifest.graphs,
                 name=manifest.name,
             )
         differences = verify_bundle(directory, blueprint)
@@ -158,9 +173,10 @@ def export(
     text_encoder: TextEncoder = None,
     parts: With = "",
     span_predictor: SpanPredictor = None,
+    judge: Judge = None,
 ) -> None:
     """Turn an official SAM Audio checkpoint into a bundle."""
-    _export(checkpoint, out, precision, text_encoder, _spans(parts, span_predictor))
+    _export(checkpoint, out, precision, text_encoder, _parts(parts, span_predictor, judge))
 
 
 @app.command()
@@ -173,21 +189,35 @@ def fetch(
     text_encoder: TextEncoder = None,
     parts: With = "",
     span_predictor: SpanPredictor = None,
+    judge: Judge = None,
 ) -> None:
     """Download a checkpoint with your own token and install it for --model NAME."""
     name = name or checkpoint.rstrip("/").rsplit("/", 1)[-1]
     if name in list_bundles():
         raise InputError(f"a model {name!r} is already installed; give another --name")
-    spans = _spans(parts, span_predictor)
-    _export(checkpoint, bundle_directories()[-1] / name, precision, text_encoder, spans)
+    wanted = _parts(parts, span_predictor, judge)
+    _export(checkpoint, bundle_directories()[-1] / name, precision, text_encoder, wanted)
 
 
-def _spans(parts: str, span_predictor: str | None) -> str | Literal[True] | None:
-    """Tell which span predictor to export: a source, True for the configured one, or None."""
-    asked = {part.strip() for part in parts.split(",") if part.strip()}
-    if unknown := sorted(asked - {"spans"}):
-        raise InputError(f"--with {unknown[0]}: unknown part; the one there is: spans")
-    return span_predictor or ("spans" in asked or None)
+@dataclass(frozen=True)
+class _Parts:
+    """What is exported beyond the model, and from where."""
+
+    span_predictor: str | Literal[True] | None
+    judge: str | None
+    vision: bool
+
+
+def _parts(listed: str, span_predictor: str | None, judge: str | None) -> _Parts:
+    """Read --with and the options that imply it."""
+    asked = {part.strip() for part in listed.split(",") if part.strip()}
+    if unknown := sorted(asked - set(_PARTS)):
+        raise InputError(f"--with {unknown[0]}: unknown part; expected {', '.join(_PARTS)}")
+    return _Parts(
+        span_predictor or ("spans" in asked or None),
+        judge or (_JUDGE if "judge" in asked else None),
+        "vision" in asked,
+    )
 
 
 def _export(
@@ -195,7 +225,7 @@ def _export(
     out: Path,
     precision: _Precision,
     text_encoder: str | None,
-    span_predictor: str | Literal[True] | None,
+    parts: _Parts,
 ) -> None:
     with _exporter():
         from onnx_export import export_checkpoint
@@ -205,7 +235,9 @@ def _export(
             out,
             precision=precision,
             text_encoder=text_encoder,
-            span_predictor=span_predictor,
+            span_predictor=parts.span_predictor,
+            judge=parts.judge,
+            vision=parts.vision,
             progress=print,
         )
     print(f"{directory}: done; use it with --model {directory}")

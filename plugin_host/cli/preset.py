@@ -111,7 +111,21 @@ def save(
     solver: Annotated[str | None, typer.Option(metavar="euler|midpoint")] = None,
     window: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
     overlap: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
-    reconstruct: Annotated[str | None, typer.Option(metavar="raw|null|mask")] = None,
+    reconstruct: Annotated[str | None, typer.Option(metavar="raw|null|mask|wiener")] = None,
+    predict_spans: Annotated[
+        bool | None,
+        typer.Option(
+            "--predict-spans/--no-predict-spans",
+            help="Let the model find where a prompt without spans is heard, if it can.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="Best of so many noises.")
+    ] = None,
+    watermark: Annotated[
+        int | None,
+        typer.Option(metavar="0..65535", help="Message of models with a watermark."),
+    ] = None,
     pin: Annotated[
         bool, typer.Option(help="Record the model's checksum, so that a change is noticed.")
     ] = True,
@@ -125,7 +139,8 @@ def save(
     spans += [parse_span(text, "-") for text in not_span or ()]
     settings = build_settings(
         seed=seed, steps=steps, solver=solver, window_s=window, overlap_s=overlap,
-        reconstruct=reconstruct,
+        reconstruct=reconstruct, predict_spans=predict_spans, candidates=candidates,
+        watermark=watermark,
     )  # fmt: skip
     added = [parse_prompt(text) for text in prompt or ()]
     if spans:
@@ -156,8 +171,8 @@ def save(
 
 
 def _pin_model(preset: Preset) -> Preset:
-    from bridge import manifest
-    from bridge.bundle import find_bundle
+    from bridge.bundles import manifest
+    from bridge.bundles.bundle import find_bundle
 
     name = preset.model or "mini"
     return replace(preset, model=name, model_sha256=manifest.load(find_bundle(name)).sha256)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 import typer
 
 from bridge.request import RESIDUAL, Prompt, SettingOptions, Span
-from bridge.separation import Report, Separation
+from bridge.separation import Separation
 from bridge.validation import check_prompts, settings_from_options
 from plugin_host import riff
 from plugin_host.audio_files import Audio, AudioInfo, probe, read_audio
@@ -22,6 +21,9 @@ from plugin_host.cli.arguments import (
     parse_span,
 )
 from plugin_host.cli.progress import ProgressDisplay
+from plugin_host.cli.separation_report import describe, tell
+from plugin_host.cli.shared_options import PresetOption, SpanGapOption, SpanMidiOption
+from plugin_host.cli.visual_prompt import read_visual_prompt
 from plugin_host.separators import Separator, open_separator
 from plugin_host.span_files import DEFAULT_GAP_S, prompts_from_labels, read_labels
 from plugin_host.stem_files import (
@@ -34,7 +36,7 @@ from plugin_host.stem_files import (
     write_stems,
 )
 from presets import Preset, find_preset
-from presets.recall import check_usable, differences
+from presets.recall import differences
 
 DEFAULT_MODEL = "mini"
 DEFAULT_OUTPUT = Path("stembridge-out")
@@ -95,22 +97,13 @@ def separate(
         list[str] | None,
         typer.Option(metavar="[NAME@]START:END", help="Seconds where it does not sound."),
     ] = None,
-    span_midi: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME@]FILE.mid[:TRACK]", help="Where the notes of a MIDI file sound."
-        ),
-    ] = None,
-    span_gap: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Longest rest inside a span from MIDI.")
-    ] = DEFAULT_GAP_S,
+    span_midi: SpanMidiOption = None,
+    span_gap: SpanGapOption = DEFAULT_GAP_S,
     labels: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Prompts and spans from Audacity's labels."),
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Prompts and settings from a preset.")
-    ] = None,
+    preset: PresetOption = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the folders go.")
     ] = DEFAULT_OUTPUT,
@@ -128,7 +121,9 @@ def separate(
     ] = None,
     reconstruct: Annotated[
         str | None,
-        typer.Option(metavar="raw|null|mask", help="How the stems are made from the mixture."),
+        typer.Option(
+            metavar="raw|null|mask|wiener", help="How the stems are made from the mixture."
+        ),
     ] = None,
     predict_spans: Annotated[
         bool | None,
@@ -136,6 +131,35 @@ def separate(
             "--predict-spans/--no-predict-spans",
             help="Let the model find where a prompt without spans is heard, if it can. (default: "
             "yes)",
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            help="Compute each stem from so many noises, keep the best. (default: 1)",
+        ),
+    ] = None,
+    judge: Annotated[
+        bool | None,
+        typer.Option("--judge", help="Score the stems with the model's judge.", show_default=False),
+    ] = None,
+    watermark: Annotated[
+        int | None,
+        typer.Option(
+            metavar="0..65535", help="Message of models with a watermark. (default: from the seed)"
+        ),
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLIP", help="Video that shows the one stem; with --mask and --in-process."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLIP", help="Video that is bright where it is; none if masked already."
         ),
     ] = None,
     subtype: Annotated[
@@ -167,9 +191,11 @@ def separate(
         overlap_s=overlap,
         reconstruct=reconstruct,
         predict_spans=predict_spans,
+        candidates=candidates,
+        judge=judge,
+        watermark=watermark,
     )
     settings_from_options(settings)
-    check_usable(chosen)
     spans = [parse_span(text, "+") for text in span or ()]
     spans += [parse_span(text, "-") for text in not_span or ()]
     named = [*chosen.prompts, *(parse_prompt(text) for text in prompt or ())]
@@ -184,16 +210,18 @@ def separate(
         prompts, loose, settings, model or chosen.model or DEFAULT_MODEL, overwrite, plot, chosen
     )
 
+    seen = read_visual_prompt(video, mask, job.model, len(inputs))
     infos = [probe(path) for path in inputs]
     for info in infos:
         job.prompts_for(info)
     plans = plan_tracks(infos, output, _file_subtype(subtype))
     reports = []
-    with open_separator(job.model, in_process=in_process) as separator, ProgressDisplay() as bars:
+    opened = open_separator(job.model, in_process=in_process, video=seen)
+    with opened as separator, ProgressDisplay() as bars:
         for info, plan in zip(infos, plans, strict=True):
             reports.append(separate_file(separator, info.path, plan, job, bars))
             if not as_json:
-                _tell(reports[-1])
+                tell(reports[-1])
     if as_json:
         json.dump({"tracks": reports}, sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -237,23 +265,6 @@ def separate_file(
     return describe(info, files, result.report, plan.folder / PICTURE if job.plot else None, notes)
 
 
-def describe(
-    info: AudioInfo,
-    files: dict[str, Path],
-    report: Report,
-    picture: Path | None,
-    notes: list[str],
-) -> dict[str, Any]:
-    """Return what ``--json`` prints for one input."""
-    return {
-        "input": str(info.path),
-        "files": {name: str(path) for name, path in files.items()},
-        "picture": None if picture is None else str(picture),
-        "notes": notes,
-        **msgspec.to_builtins(report),
-    }
-
-
 def _picture(
     info: AudioInfo, mixture: Audio, prompts: tuple[Prompt, ...], result: Separation
 ) -> bytes:
@@ -261,7 +272,7 @@ def _picture(
 
     report = result.report
     return draw_separation(
-        f"{info.path.name}: {report.model}, seed {report.seed}, {report.nfe} evaluations",
+        f"{info.path.name}: {report.model}, seed {report.seed}, NFE {report.nfe}",
         mixture,
         {**result.stems, RESIDUAL: result.residual},
         info.sample_rate,
@@ -274,20 +285,3 @@ def _file_subtype(subtype: str) -> str:
         msg = f"expected 'float' or 'input', got {subtype!r}"
         raise typer.BadParameter(msg, param_hint="--subtype")
     return "FLOAT" if subtype == "float" else "input"
-
-
-def _tell(report: dict[str, Any]) -> None:
-    depth = report["null_depth_db"]
-    null = "exactly" if depth is None else f"to {depth:.0f} dBFS"
-    sums = "" if report["reconstruct"] == "raw" else f", stems sum to the mixture {null}"
-    print(
-        f"{report['input']}: {report['seconds']:.1f} s for "
-        f"{report['samples'] / report['sample_rate']:.1f} s of audio "
-        f"({report['nfe']} evaluations, {report['provider']}){sums}"
-    )
-    for note in report["notes"]:
-        print(f"  note: {note}")
-    for name, path in report["files"].items():
-        print(f"  {name}: {path}")
-    if report["picture"]:
-        print(f"  picture: {report['picture']}")

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from bridge.admin import ask
-from bridge.control_messages import (
+from bridge.connection.admin import ask
+from bridge.errors import InputError, ServerError
+from bridge.places import cache_directory, has_ipc, log_file, runtime_directory
+from bridge.wire.control_messages import (
     Cancel,
     GetJobs,
     GetLogs,
@@ -19,10 +21,8 @@ from bridge.control_messages import (
     Shutdown,
     Status,
 )
-from bridge.descriptors import JobInfo
-from bridge.endpoints import Address, find_address
-from bridge.errors import InputError, ServerError
-from bridge.places import cache_directory, has_ipc, log_file, runtime_directory
+from bridge.wire.descriptors import JobInfo, Limits
+from bridge.wire.endpoints import Address, find_address
 
 Directory = Annotated[
     Path | None,
@@ -30,6 +30,8 @@ Directory = Annotated[
         help="Runtime directory of the server, if not the user's own.", show_default=False
     ),
 ]
+_LIMITS = Limits()
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -82,13 +84,22 @@ def serve(
     grace: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.0, help="How long a lost client's jobs go on.")
     ] = 10.0,
+    client_jobs: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Open jobs of one client; 0 for no limit.")
+    ] = _LIMITS.open_jobs or 0,
+    client_upload: Annotated[
+        float, typer.Option(metavar="GB", min=0.0, help="Audio of its open jobs; 0 likewise.")
+    ] = (_LIMITS.upload_bytes or 0) / 1e9,
+    client_minutes: Annotated[
+        float, typer.Option(metavar="MIN", min=0.0, help="Length of it all; 0 likewise.")
+    ] = _LIMITS.audio_minutes or 0.0,
     directory: Directory = None,
 ) -> None:
     """Run the sidecar in the foreground until it is stopped, or idle for too long."""
-    from bridge.bundle import find_bundle
-    from bridge.server import serve as run
-    from bridge.server_config import ServerConfig
-    from bridge.tasks import EngineOptions
+    from bridge.bundles.bundle import find_bundle
+    from bridge.service.server import serve as run
+    from bridge.service.server_config import ServerConfig
+    from bridge.service.tasks import EngineOptions
 
     run(
         ServerConfig(
@@ -104,6 +115,11 @@ def serve(
             idle_timeout_s=idle_timeout,
             grace_s=grace,
             workers=workers,
+            limits=Limits(
+                open_jobs=client_jobs or None,
+                upload_bytes=int(client_upload * 1e9) or None,
+                audio_minutes=client_minutes or None,
+            ),
             ray=ray,
             metrics=metrics,
             binds=tuple(bind or ()),
@@ -193,6 +209,7 @@ def _address(directory: Path | None) -> Address:
 def _line(job: JobInfo) -> str:
     where = f"{job.stage} {job.done}/{job.total}" if job.state == "running" else ""
     if job.state == "queued":
-        where = f"place {job.position}"
+        wait = "" if job.seconds_left is None else f", {job.seconds_left:.0f} s"
+        where = f"place {job.position}{wait}"
     prompts = ", ".join(job.prompts)
     return f"{job.key[:12]}  {job.state:9}  {where:18}  {job.duration_s:7.1f} s  {prompts}"

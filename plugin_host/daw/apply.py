@@ -6,26 +6,17 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from bridge.request import RESIDUAL, Prompt, SettingOptions, Span, slug
+from bridge.request import RESIDUAL, Prompt, SettingOptions, slug
 from bridge.separation import ProgressCallback
 from bridge.validation import check_prompts
 from plugin_host.audio_files import Audio
 from plugin_host.daw.journal import Entry, Journal
-from plugin_host.daw.session import (
-    Clip,
-    Placement,
-    Session,
-    SessionError,
-    Source,
-    read_sources,
-)
+from plugin_host.daw.session import Clip, Placement, Range, Session, SessionError, Source
+from plugin_host.daw.sources import read_sources
+from plugin_host.daw.timeline import cut_clips, spans_in_source
 from plugin_host.separators import Separator
 from plugin_host.stem_files import StemPlan, write_stems
-
-Range = tuple[float, float]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +32,7 @@ class Request:
     preset
         Name of the preset they came from; empty without one.
     range_s
-        Only clips that touch this part of the timeline, which are added whole; None for all.
+        Only what lies in this part of the timeline; clips that go on beyond it are cut.
     mute_source
         Mute the track.
     update
@@ -100,21 +91,21 @@ def apply(
         A prompt or setting cannot be used, or a file not be written.
     """
     clips = session.clips(request.track)
-    chosen = _inside(clips, request.range_s)
+    chosen = clips if request.range_s is None else cut_clips(clips, request.range_s)
     if not chosen:
         msg = f"the track {request.track!r} plays nothing {_where(request.range_s)}"
         raise SessionError(msg)
-    if request.mute_source and len(chosen) < len(clips):
-        msg = "muting the track would silence clips outside the range; leave out --mute-source"
+    if request.mute_source and chosen != clips:
+        msg = "muting the track would silence it outside the range too; leave out --mute-source"
         raise SessionError(msg)
     journal = Journal(out.parent)
-    earlier = _earlier(journal, out, request)
+    earlier = journal.earlier(out.name, request.track, request.preset) if request.update else []
     for entry in earlier:
         session.remove(entry.addition)
     folder = _new_folder(session.media_folder(), request)
     files: dict[str, list[Path]] = defaultdict(list)
     placements: dict[str, list[Placement]] = defaultdict(list)
-    groups = list(_grouped(chosen, lambda clip: clip.sources).items())
+    groups = list(_by_sources(chosen).items())
     for number, (sources, group) in enumerate(groups, 1):
         start = min(clip.start for clip in group)
         end = max(clip.start + clip.samples for clip in group)
@@ -133,7 +124,7 @@ def apply(
         written = write_stems(
             StemPlan(part, "FLOAT"), stems, rate, subtype="FLOAT", tag="stembridge session"
         )
-        for stem, file in written.items():
+        for stem, file in session.adopt(written).items():
             files[stem].append(file)
             placements[stem] += [Placement(clip, file, start) for clip in group]
     label = f"{request.track} stems" + (f" ({request.preset})" if request.preset else "")
@@ -190,8 +181,8 @@ def _separate(
     duration_s = audio.shape[1] / rate
     prompts = check_prompts(
         [
-            Prompt(prompt.text, prompt.stem, _to_source(prompt.spans, clips, start, duration_s))
-            for prompt in request.prompts
+            Prompt(p.text, p.stem, spans_in_source(p.spans, clips, start, duration_s))
+            for p in request.prompts
         ],
         duration_s,
     )
@@ -199,55 +190,15 @@ def _separate(
     return {**result.stems, RESIDUAL: result.residual}
 
 
-def _to_source(
-    spans: Sequence[Span], clips: Sequence[Clip], start: int, duration_s: float
-) -> tuple[Span, ...]:
-    """Move spans from the timeline into the audio that the clips are cut from."""
-    moved = []
-    for span in spans:
-        for clip in clips:
-            low = max(span.start_s, clip.position_s)
-            high = min(span.end_s, clip.position_s + clip.length_s)
-            if high <= low:
-                continue
-            origin = (clip.start - start) / clip.sample_rate
-            # A clip that plays faster uses more of its source than its length.
-            rate = clip.samples / clip.sample_rate / clip.length_s
-            begin = origin + (low - clip.position_s) * rate
-            end = min(origin + (high - clip.position_s) * rate, duration_s)
-            if begin < end:
-                moved.append(Span(begin, end, span.polarity))
-    return tuple(moved)
-
-
-def _inside(clips: Sequence[Clip], range_s: Range | None) -> list[Clip]:
-    if range_s is None:
-        return list(clips)
-    low, high = range_s
-    return [c for c in clips if c.position_s < high and c.position_s + c.length_s > low]
-
-
 def _where(range_s: Range | None) -> str:
     return "" if range_s is None else f"from {range_s[0]:g} to {range_s[1]:g} s"
 
 
-def _grouped(
-    clips: Sequence[Clip], key: Callable[[Clip], tuple[Source, ...]]
-) -> dict[tuple[Source, ...], list[Clip]]:
+def _by_sources(clips: Sequence[Clip]) -> dict[tuple[Source, ...], list[Clip]]:
     groups: dict[tuple[Source, ...], list[Clip]] = defaultdict(list)
     for clip in clips:
-        groups[key(clip)].append(clip)
+        groups[clip.sources].append(clip)
     return groups
-
-
-def _earlier(journal: Journal, out: Path, request: Request) -> list[Entry]:
-    if not request.update:
-        return []
-    return [
-        entry
-        for entry in journal.entries(out.name)
-        if entry.track == request.track and entry.preset == request.preset
-    ]
 
 
 def _new_folder(media: Path, request: Request) -> Path:

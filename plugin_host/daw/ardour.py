@@ -4,13 +4,14 @@ Written for the format of Ardour 7 (``version="7..."``). Positions are supercloc
 are 282,240,000 a second.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import defusedxml.ElementTree
 
-from plugin_host.audio_files import replace_file, temporary_beside
+from plugin_host.daw.ardour_media import move_flat
 from plugin_host.daw.ardour_tracks import (
     SUPERCLOCKS_PER_SECOND,
     TrackCopier,
@@ -24,13 +25,19 @@ from plugin_host.daw.ardour_tracks import (
 from plugin_host.daw.session import (
     Addition,
     Clip,
+    Marks,
     Placement,
+    Range,
     SessionError,
     Source,
     TrackInfo,
     one_named,
-    probe_source,
 )
+from plugin_host.daw.session_file import write_session
+from plugin_host.daw.sources import probe_source
+from plugin_host.span_files import Label
+
+_DEFAULT_FADE_SAMPLES = 64
 
 
 class ArdourSession:
@@ -88,12 +95,39 @@ class ArdourSession:
         regions = playlist_of(self._root, self._find(track)).iter("Region")
         return [self._clip(region) for region in regions if region.get("muted") != "1"]
 
+    def marks(self) -> Marks:
+        """Return the time selection as last saved by the editor, loop range and markers.
+
+        Raises
+        ------
+        SessionError
+            One is tied to beats.
+        """
+        loop: Range | None = None
+        labels = []
+        for location in child(self._root, "Locations"):
+            flags = location.get("flags", "").split(",")
+            if not {"IsAutoLoop", "IsMark", "IsRangeMarker"} & {*flags}:
+                continue
+            name = location.get("name", "")
+            start, end = self._stretch(location, name, "location")
+            if "IsAutoLoop" in flags:
+                loop = (start, end) if start < end else loop
+            else:
+                labels.append(Label(name, start, max(start, end)))
+        labels.sort(key=lambda label: label.start_s)
+        return Marks(self._selection(), loop, tuple(labels))
+
     def media_folder(self) -> Path:
         """Return the session's folder for audio."""
         folder = self.path.parent / "interchange"
         found = sorted(folder.glob("*/audiofiles"))
         name = self._root.get("name", self.path.stem)
         return (found[0] if found else folder / name / "audiofiles") / "stembridge"
+
+    def adopt(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """Move the files to where Ardour draws them."""
+        return move_flat(files, self.media_folder().parent)
 
     def add_tracks(
         self,
@@ -108,7 +142,7 @@ class ArdourSession:
         copier = TrackCopier(self._root, self.media_folder().parent, self._rate, self.path)
         added = []
         for name, placements in stems.items():
-            added.append(copier.add(route, f"{source} {name}", placements))
+            added.append(copier.add(route, source, name, placements))
         groups = child(self._root, "RouteGroups")
         identity = copier.new_id()
         ET.SubElement(
@@ -173,16 +207,12 @@ class ArdourSession:
         SessionError
             Another folder, or one that is not writable.
         """
-        if path.resolve().parent != self.path.resolve().parent:
-            msg = f"{path}: write the session into {self.path.parent}, as a snapshot of it"
-            raise SessionError(msg)
-        try:
-            with temporary_beside(path) as temporary:
-                ET.ElementTree(self._root).write(temporary, encoding="UTF-8", xml_declaration=True)
-                replace_file(temporary, path)
-        except OSError as error:
-            msg = f"{path}: cannot be written ({error.strerror or error})"
-            raise SessionError(msg) from error
+        tree = ET.ElementTree(self._root)
+        write_session(
+            path,
+            lambda file: tree.write(file, encoding="UTF-8", xml_declaration=True),
+            media_of=self.path,
+        )
 
     def _audio_tracks(self) -> Iterator[ET.Element]:
         for route in child(self._root, "Routes"):
@@ -208,8 +238,29 @@ class ArdourSession:
         samples = min(self._samples(length, name), frames - start)
         at = self._samples(position or "a0", name)
         return Clip(
-            name, sources, rate, start, samples, at / rate, samples / rate, region.get("id", "")
+            # Ardour counts the pieces that it cuts: "vox: lead vocals.1".
+            re.sub(r"\.\d+$", "", name),
+            sources,
+            rate,
+            start,
+            samples,
+            at / rate,
+            samples / rate,
+            region.get("id", ""),
+            fade_in_s=self._fade_s(region, "FadeIn", name),
+            fade_out_s=self._fade_s(region, "FadeOut", name),
+            envelope=region.get("envelope-active") == "1",
         )
+
+    def _fade_s(self, region: ET.Element, tag: str, name: str) -> float:
+        fade = region.find(tag)
+        if region.get("fade-in-active" if tag == "FadeIn" else "fade-out-active") != "1":
+            return 0.0
+        events = None if fade is None else fade.findtext("AutomationList/events")
+        if not events:
+            return _DEFAULT_FADE_SAMPLES / self._rate
+        # Pairs of time and level; the last one is where the fade ends.
+        return self._samples(events.split()[-2], name) / self._rate
 
     def _source(self, identity: str, region: str) -> Source:
         for source in child(self._root, "Sources"):
@@ -229,8 +280,20 @@ class ArdourSession:
                 places += [Path(p) for p in option.get("value", "").split(":") if p]
         return next((p / name for p in places if (p / name).exists()), folder / name)
 
-    def _samples(self, text: str, region: str) -> int:
+    def _selection(self) -> Range | None:
+        try:
+            instant = defusedxml.ElementTree.parse(self.path.parent / "instant.xml").getroot()
+        except (OSError, ET.ParseError, ValueError):
+            return None
+        found = instant.find("Editor/Selection/TimelineRange")
+        return None if found is None else self._stretch(found, "selection", "time")
+
+    def _stretch(self, element: ET.Element, name: str, what: str) -> Range:
+        start = self._samples(element.get("start", "a0"), name, what)
+        return start / self._rate, self._samples(element.get("end", "a0"), name, what) / self._rate
+
+    def _samples(self, text: str, name: str, what: str = "region") -> int:
         if not text.startswith("a"):
-            msg = f"the region {region!r} is tied to beats; set it to audio time first"
+            msg = f"the {what} {name!r} is tied to beats; set it to audio time first"
             raise SessionError(msg)
         return round(int(text[1:] or 0) * self._rate / SUPERCLOCKS_PER_SECOND)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from plugin_host.daw.session import Placement, SessionError, probe_source
+from plugin_host.daw.session import Clip, Placement, SessionError
+from plugin_host.daw.sources import probe_source
 
 SUPERCLOCKS_PER_SECOND: Final = 282_240_000
 """Ardour's unit of audio time."""
@@ -43,20 +44,22 @@ class TrackCopier:
         self._root.set("id-counter", str(number))
         return str(number)
 
-    def add(self, source: ET.Element, wanted: str, placements: Sequence[Placement]) -> str:
+    def add(
+        self, source: ET.Element, track: str, stem: str, placements: Sequence[Placement]
+    ) -> str:
         """Add a copy of a track, without its plug-ins, and return its identifier.
 
         Parameters
         ----------
         source
             The track to copy.
-        wanted
-            A name; a number is added if it is taken.
+        track, stem
+            They make its name; a number is added if it is taken.
         placements
             The regions to keep, and what they play.
         """
         old = source.get("name", "")
-        name = self._free_name(wanted)
+        name = self._free_name(f"{track} {stem}")
         route = copy.deepcopy(source)
         for element in route.iter():
             if "id" in element.attrib:
@@ -82,7 +85,7 @@ class TrackCopier:
                       if int(p.get("order", "0")) < 1 << 20]  # fmt: skip
             info.set("order", str(max(orders, default=0) + 1))
         self._connect_like(old, name)
-        self._add_playlist(route, source, name, placements)
+        self._add_playlist(route, source, name, stem, placements)
         routes.append(route)
         return route.get("id", "")
 
@@ -99,6 +102,7 @@ class TrackCopier:
         route: ET.Element,
         source: ET.Element,
         name: str,
+        stem: str,
         placements: Sequence[Placement],
     ) -> None:
         playlist = copy.deepcopy(playlist_of(self._root, source))
@@ -115,16 +119,17 @@ class TrackCopier:
                 playlist.remove(region)
                 continue
             if placement.file not in files:
-                files[placement.file] = self._add_file(placement, region)
+                files[placement.file] = self._add_file(placement, stem, region)
             for element in region.iter():
                 if "id" in element.attrib:
                     element.set("id", self.new_id())
             _play_file(region, files[placement.file])
-            region.set("name", f"{placement.clip.name} {placement.file.stem}")
+            region.set("name", f"{placement.clip.name} {stem}")
             region.set("start", f"a{self._superclocks(placement.clip.start - placement.start)}")
+            self._cut_region(region, placement.clip)
         child(self._root, "Playlists").append(playlist)
 
-    def _add_file(self, placement: Placement, like: ET.Element) -> list[str]:
+    def _add_file(self, placement: Placement, stem: str, like: ET.Element) -> list[str]:
         """Add the sources of a new file, one per channel, and the region of its whole."""
         _, channels, frames = probe_source(placement.file, self._session)
         file = placement.file.resolve()
@@ -144,12 +149,23 @@ class TrackCopier:
             whole.remove(part)
         whole.set("id", self.new_id())
         whole.set("whole-file", "1")
-        whole.set("name", f"{placement.clip.name} {placement.file.stem}")
+        whole.set("name", f"{placement.clip.name} {stem}")
         whole.set("start", "a0")
         whole.set("length", f"a{self._superclocks(frames)}@a0")
         _play_file(whole, identities)
         child(self._root, "Regions").append(whole)
         return identities
+
+    def _cut_region(self, region: ET.Element, clip: Clip) -> None:
+        """Give a region the length of a clip that is cut to a range, without fades there."""
+        if not (clip.cut_front or clip.cut_back):
+            return
+        length = self._superclocks(clip.samples)
+        position = self._superclocks(round(clip.position_s * self._rate))
+        region.set("length", f"a{length}@a{position}")
+        for cut, end in ((clip.cut_front, "in"), (clip.cut_back, "out")):
+            if cut:
+                region.set(f"fade-{end}-active", "0")
 
     def _superclocks(self, samples: int) -> int:
         return samples * SUPERCLOCKS_PER_SECOND // self._rate

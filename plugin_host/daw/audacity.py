@@ -99,13 +99,13 @@ class Audacity:
         """Return the number of the only track of a name, from 0."""
         return one_named([str(track.get("name", "")) for track in self.info("Tracks")], name)
 
-    def labels(self) -> list[Label]:
+    def labels(self) -> tuple[Label, ...]:
         """Return the labels of all label tracks."""
-        return [
+        return tuple(
             Label(str(text), float(start), float(end))
             for _, labels in self.info("Labels")
             for start, end, text in labels
-        ]
+        )
 
     def export(self, track: int, start_s: float, end_s: float, file: Path, channels: int) -> None:
         """Write a stretch of a track to a WAV file, which Audacity makes 16 bit with dither."""
@@ -127,10 +127,15 @@ class Audacity:
         self.do("SetTrack", Name=name)
         self.do("SetClip", At=0, Start=start_s)
 
-    def mute(self, track: int) -> None:
-        """Mute a track."""
+    def mute(self, track: int, *, muted: bool) -> None:
+        """Mute a track or not."""
         self.do("Select", Track=track, TrackCount=1, Mode="Set")
-        self.do("SetTrack", Mute=1)
+        self.do("SetTrack", Mute=int(muted))
+
+    def remove_track(self, track: int) -> None:
+        """Remove a track."""
+        self.do("Select", Track=track, TrackCount=1, Mode="Set")
+        self.do("RemoveTracks")
 
     def _read_answer(self, line: str) -> str:
         answer = b""
@@ -150,7 +155,7 @@ class Audacity:
 
 
 def _value(value: object) -> str:
-    text = f"{value:.6f}" if isinstance(value, float) else str(value)
+    text = f"{value:.9f}" if isinstance(value, float) else str(value)
     if any(c in text for c in '"\n\r'):
         msg = f"{text!r} cannot be told to Audacity: it holds quotes or line ends"
         raise InputError(msg)

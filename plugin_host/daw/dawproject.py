@@ -14,19 +14,21 @@ from xml.etree import ElementTree as ET
 
 import defusedxml.ElementTree
 
-from plugin_host.audio_files import replace_file, temporary_beside
 from plugin_host.daw.archive import list_names, repack, unpack
 from plugin_host.daw.dawproject_channel import Identifiers, new_channel
+from plugin_host.daw.dawproject_clips import Times, copy_clip, holds_audio, read_clip, times_of
 from plugin_host.daw.session import (
     Addition,
     Clip,
+    Marks,
     Placement,
     SessionError,
-    Source,
     TrackInfo,
     one_named,
-    probe_source,
 )
+from plugin_host.daw.session_file import write_session
+from plugin_host.daw.sources import probe_source
+from plugin_host.span_files import Label
 
 _PROJECT = "project.xml"
 _AUDIO = "audio/stembridge"
@@ -94,13 +96,27 @@ class DawprojectSession:
             There is no such track, a file is missing, or a clip is stretched or looped.
         """
         return [
-            self._clip(index, beats, clip)
-            for index, (beats, clip) in enumerate(self._audio_clips(self._find(track)))
+            read_clip(clip, index, self._times(unit), self._unpacked, self.path)
+            for index, (unit, clip) in enumerate(self._audio_clips(self._find(track)))
         ]
+
+    def marks(self) -> Marks:
+        """Return the arrangement's markers; the format has no selection and no loop range."""
+        labels = []
+        for markers in self._root.iterfind("Arrangement/Markers"):
+            times = self._times(markers.get("timeUnit") or self._outer_unit())
+            for marker in markers.iterfind("Marker"):
+                at_s = times.read(marker, "time")
+                labels.append(Label(marker.get("name", ""), at_s, at_s))
+        return Marks(labels=tuple(sorted(labels, key=lambda label: label.start_s)))
 
     def media_folder(self) -> Path:
         """Return a folder for audio on its way into the archive."""
         return self._unpacked / "stembridge-new"
+
+    def adopt(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """Leave the files where they are."""
+        return dict(files)
 
     def add_tracks(
         self,
@@ -174,22 +190,19 @@ class DawprojectSession:
         SessionError
             It cannot be written.
         """
-        try:
-            with temporary_beside(path) as temporary:
-                used = {file.get("path") for file in self._root.iter("File")}
-                gone = {
-                    name
-                    for name in list_names(self.path)
-                    if name.startswith(f"{_PRESETS}/")
-                    or (name.startswith(f"{_AUDIO}/") and name not in used)
-                }
-                project = ET.tostring(self._root, encoding="UTF-8", xml_declaration=True)
-                texts = {f"{_PRESETS}/{n}.toml": t.encode() for n, t in self._presets.items()}
-                repack(self.path, temporary, gone, {_PROJECT: project, **texts}, self._added)
-                replace_file(temporary, path)
-        except OSError as error:
-            msg = f"{path}: cannot be written ({error.strerror or error})"
-            raise SessionError(msg) from error
+        write_session(path, self._repack, media_of=None)
+
+    def _repack(self, target: Path) -> None:
+        used = {file.get("path") for file in self._root.iter("File")}
+        gone = {
+            name
+            for name in list_names(self.path)
+            if name.startswith(f"{_PRESETS}/")
+            or (name.startswith(f"{_AUDIO}/") and name not in used)
+        }
+        project = ET.tostring(self._root, encoding="UTF-8", xml_declaration=True)
+        texts = {f"{_PRESETS}/{n}.toml": t.encode() for n, t in self._presets.items()}
+        repack(self.path, target, gone, {_PROJECT: project, **texts}, self._added)
 
     def _tracks(self) -> Iterator[ET.Element]:
         structure = self._root.find("Structure")
@@ -210,77 +223,40 @@ class DawprojectSession:
     def _lanes_of(self, track: ET.Element) -> ET.Element:
         return next(self._lanes(track))
 
-    def _audio_clips(self, track: ET.Element) -> list[tuple[bool, ET.Element]]:
-        """Return the track's audio clips, each with whether its times are beats."""
-        arrangement = self._root.find("Arrangement")
-        outer = "beats"
-        if arrangement is not None and (top := arrangement.find("Lanes")) is not None:
-            outer = top.get("timeUnit", "beats")
+    def _times(self, unit: str) -> Times:
+        return times_of(self._root, unit, self.path)
+
+    def _outer_unit(self) -> str:
+        top = self._root.find("Arrangement/Lanes")
+        return "beats" if top is None else top.get("timeUnit", "beats")
+
+    def _audio_clips(self, track: ET.Element) -> list[tuple[str, ET.Element]]:
+        """Return the track's audio clips, each with the unit of its times."""
         found = []
         for lanes in self._lanes(track):
             for clips in lanes.iter("Clips"):
-                unit = clips.get("timeUnit") or lanes.get("timeUnit") or outer
-                found += [(unit == "beats", c) for c in clips.findall("Clip") if _holds_audio(c)]
+                unit = clips.get("timeUnit") or lanes.get("timeUnit") or self._outer_unit()
+                found += [(unit, clip) for clip in clips.findall("Clip") if holds_audio(clip)]
         return found
-
-    def _clip(self, index: int, beats: bool, clip: ET.Element) -> Clip:
-        name = clip.get("name") or f"clip {index + 1}"
-        audio = clip.find("Audio")
-        if audio is None or clip.get("loopEnd") is not None:
-            why = "is looped" if audio is not None else "is warped or holds other clips"
-            msg = f"the clip {name!r} {why}; bounce it in place first"
-            raise SessionError(msg)
-        if clip.get("contentTimeUnit") == "beats":
-            msg = f"the clip {name!r} counts its audio in beats; bounce it in place first"
-            raise SessionError(msg)
-        file = audio.find("File")
-        inside = "" if file is None else file.get("path", "")
-        external = file is not None and file.get("external") == "true"
-        path = (self.path.parent if external else self._unpacked) / inside
-        rate, _, frames = probe_source(path, self.path)
-        scale = self._seconds_per_beat() if beats else 1.0
-        start = round(float(clip.get("playStart", "0")) * rate)
-        duration_s = float(clip.get("duration", str(frames / rate / scale))) * scale
-        samples = min(round(duration_s * rate), frames - start)
-        if start < 0 or samples <= 0:
-            msg = f"the clip {name!r} plays outside its file; bounce it in place first"
-            raise SessionError(msg)
-        at = float(clip.get("time", "0")) * scale
-        return Clip(name, (Source(path),), rate, start, samples, at, samples / rate, str(index))
-
-    def _seconds_per_beat(self) -> float:
-        tempo = self._root.find("Transport/Tempo")
-        if self._root.find("Arrangement/TempoAutomation") is not None or tempo is None:
-            msg = f"{self.path}: clips in beats need one constant tempo; export in seconds instead"
-            raise SessionError(msg)
-        return 60.0 / float(tempo.get("value", "120"))
 
     def _lanes_like(
         self,
         track: ET.Element,
         placements: Sequence[Placement],
-        clips: Sequence[tuple[bool, ET.Element]],
+        clips: Sequence[tuple[str, ET.Element]],
         stem: str,
     ) -> ET.Element:
         lanes = ET.Element("Lanes", {"track": track.get("id", ""), "id": self._ids.new()})
-        units = {beats for beats, _ in clips}
-        unit = "beats" if units == {True} else "seconds"
-        holder = ET.SubElement(lanes, "Clips", {"timeUnit": unit, "id": self._ids.new()})
+        times = self._times("beats" if {unit for unit, _ in clips} == {"beats"} else "seconds")
+        holder = ET.SubElement(lanes, "Clips", {"timeUnit": times.unit, "id": self._ids.new()})
         for placement in placements:
-            old = clips[int(placement.clip.tag)][1]
-            new = ET.SubElement(holder, "Clip", dict(old.attrib))
-            new.set("name", f"{placement.clip.name} - {stem}")
-            if unit == "seconds":
-                new.set("time", f"{placement.clip.position_s:.12g}")
-                new.set("duration", f"{placement.clip.length_s:.12g}")
-            offset = (placement.clip.start - placement.start) / placement.clip.sample_rate
-            new.set("contentTimeUnit", "seconds")
-            new.set("playStart", f"{offset:.12g}")
+            new = copy_clip(clips[int(placement.clip.tag)][1], placement, stem, times)
+            holder.append(new)
             rate, channels, frames = probe_source(placement.file, self.path)
             audio = ET.SubElement(
                 new,
                 "Audio",
-                {"channels": str(channels), "duration": f"{frames / rate:.12g}",
+                {"channels": str(channels), "duration": f"{frames / rate:.14g}",
                  "sampleRate": str(rate), "id": self._ids.new()},
             )  # fmt: skip
             ET.SubElement(audio, "File", {"path": self._store(placement.file)})
@@ -294,10 +270,6 @@ class DawprojectSession:
             name = base.removesuffix(".wav") + f" {number}.wav"
         self._added[name] = file
         return name
-
-
-def _holds_audio(clip: ET.Element) -> bool:
-    return any(True for _ in clip.iter("Audio"))
 
 
 def _audio(clip: ET.Element) -> ET.Element:

@@ -64,6 +64,10 @@ class Journal:
         """Return the entries of a session, oldest first."""
         return [entry for entry in self._read() if entry.session == session]
 
+    def earlier(self, session: str, track: str, preset: str) -> list[Entry]:
+        """Return the entries of a session that came from a track with a preset."""
+        return [e for e in self.entries(session) if (e.track, e.preset) == (track, preset)]
+
     def append(self, entry: Entry) -> None:
         """Add an entry."""
         with self._locked():

@@ -3,26 +3,25 @@
 import base64
 import binascii
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from plugin_host.audio_files import replace_file, temporary_beside
-from plugin_host.daw.rpp import Chunk, active_take, parse, quote
+from plugin_host.daw.reaper_items import copy_item, is_muted, new_guid, read_item
+from plugin_host.daw.rpp import Chunk, parse, quote
 from plugin_host.daw.session import (
     Addition,
     Clip,
+    Marks,
     Placement,
+    Range,
     SessionError,
-    Source,
     TrackInfo,
     one_named,
-    probe_source,
 )
+from plugin_host.daw.session_file import write_session
+from plugin_host.span_files import Label
 
 _STATE = "STEMBRIDGE"
-_AUDIO = ("WAVE", "FLAC", "MP3", "VORBIS")
-_DROPPED = ("TAKE", "SOURCE", "NAME", "SOFFS", "GUID", "IGUID", "IID", "CHANMODE", "TAKECOLOR")
 
 
 class ReaperSession:
@@ -67,7 +66,7 @@ class ReaperSession:
         return listed
 
     def clips(self, track: str) -> list[Clip]:
-        """Return what a track plays.
+        """Return what a track plays; muted items are left out.
 
         Raises
         ------
@@ -76,13 +75,36 @@ class ReaperSession:
             honoured: MIDI, reverse, stretch markers, take effects, a channel mode.
         """
         return [
-            self._clip(item, f"{index}")
+            read_item(item, f"{index}", self.path)
             for index, item in enumerate(self._find(track).chunks("ITEM"))
+            if not is_muted(item)
         ]
+
+    def marks(self) -> Marks:
+        """Return the project's time selection, loop points, markers and regions."""
+        labels, open_regions = [], dict[str, Label]()
+        for _, fields in self._project.lines("MARKER"):
+            # Number, time, name, kind; a region is two lines of one number, of which the first
+            # has its name and the second its end.
+            _, number, at, text, kind = (*fields[:5], *("", "0", "", "0")[len(fields) - 1 :])
+            point = Label(text, float(at), float(at))
+            if not int(kind) & 1:
+                labels.append(point)
+            elif number not in open_regions:
+                open_regions[number] = point
+            else:
+                begin = open_regions.pop(number)
+                labels.append(Label(begin.text, begin.start_s, point.end_s))
+        labels.sort(key=lambda label: label.start_s)
+        return Marks(self._times("SELECTION"), self._times("SELECTION2"), tuple(labels))
 
     def media_folder(self) -> Path:
         """Return the folder for the audio of new tracks, beside the project."""
         return self.path.parent / "stembridge"
+
+    def adopt(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """Leave the files where they are."""
+        return dict(files)
 
     def add_tracks(
         self,
@@ -101,7 +123,8 @@ class ReaperSession:
             last = index == len(stems) - 1
             child = self._new_track(name, ["ISBUS 2 -1"] if last else ["ISBUS 0 0"])
             for placement in placements:
-                child.children.append(self._like(items[int(placement.clip.tag)], placement, name))
+                item = items[int(placement.clip.tag)]
+                child.children.append(copy_item(item, placement, name, self.path, self._end))
             added.append(child)
         children = self._project.children
         tracks = [i for i, c in enumerate(children) if isinstance(c, Chunk) and c.kind == "TRACK"]
@@ -134,16 +157,8 @@ class ReaperSession:
         SessionError
             The folder is not writable, or another one, where relative paths would break.
         """
-        if path.resolve().parent != self.path.resolve().parent:
-            msg = f"{path}: write the project into {self.path.parent}, where its media are"
-            raise SessionError(msg)
-        try:
-            with temporary_beside(path) as temporary:
-                temporary.write_bytes(self.text().encode("utf-8", "surrogateescape"))
-                replace_file(temporary, path)
-        except OSError as error:
-            msg = f"{path}: cannot be written ({error.strerror or error})"
-            raise SessionError(msg) from error
+        data = self.text().encode("utf-8", "surrogateescape")
+        write_session(path, lambda file: file.write_bytes(data), media_of=self.path)
 
     def preset_texts(self) -> dict[str, str]:
         """Return the presets inside the project by name."""
@@ -175,82 +190,18 @@ class ReaperSession:
             if not (isinstance(c, Chunk) and c.kind == "EXTSTATE" and not c.children)
         ]
 
+    def _times(self, key: str) -> Range | None:
+        start, end = (float(field) for field in (self._project.fields(key) or ["0", "0"])[:2])
+        return (start, end) if start < end else None
+
     def _find(self, name: str) -> Chunk:
         tracks = self._project.chunks("TRACK")
         return tracks[one_named([_name(track) for track in tracks], name)]
 
-    def _clip(self, item: Chunk, tag: str) -> Clip:
-        take = active_take(item)
-        name = (take.fields("NAME") or ["item"])[0]
-        position = float((item.fields("POSITION") or ["0"])[0])
-        length = float((item.fields("LENGTH") or ["0"])[0])
-        rate = float((take.fields("PLAYRATE") or ["1"])[0])
-        sources = take.chunks("SOURCE")
-        self._refuse(name, item, take, sources)
-        folder = self.path.parent
-        file = (sources[0].fields("FILE") or [""])[0]
-        path = folder / file.replace("\\", "/") if file else folder
-        sample_rate, _, frames = probe_source(path, self.path)
-        start = round(float((take.fields("SOFFS") or ["0"])[0]) * sample_rate)
-        # The item's length is project time: at rate r it plays r times as much of its source.
-        samples = round(length * rate * sample_rate)
-        if start < 0 or start + samples > frames:
-            # It loops, or shows silence beyond its source: keep positions as they are.
-            start, samples = 0, frames
-        return Clip(name, (Source(path),), sample_rate, start, samples, position, length, tag)
-
-    def _refuse(self, name: str, item: Chunk, take: Chunk, sources: list[Chunk]) -> None:
-        kinds = [source.opening.split()[1] for source in sources if len(source.opening.split()) > 1]
-        why = None
-        if "SECTION" in kinds:
-            why = "plays a section or reversed"
-        elif not kinds or kinds[0] not in _AUDIO:
-            why = f"is no audio file ({kinds[0] if kinds else 'empty'})"
-        elif any(True for _ in take.lines("SM")):
-            why = "has stretch markers"
-        elif take.chunks("TAKEFX"):
-            why = "has take effects"
-        elif (take.fields("CHANMODE") or ["0"])[0] != "0":
-            why = "has a channel mode"
-        if why:
-            position = (item.fields("POSITION") or ["0"])[0]
-            msg = f"the item {name!r} at {position} s {why}; glue it first (Item > Glue items)"
-            raise SessionError(msg)
-
-    def _like(self, item: Chunk, placement: Placement, stem: str) -> Chunk:
-        """Return a copy of an item, its active take alone, that plays another file."""
-        lines = [
-            c if isinstance(c, str) else c.text()
-            for c in active_take(item).children
-            if (c.split(None, 1)[:1] if isinstance(c, str) else [c.kind])[0] not in _DROPPED
-        ]
-        clip = placement.clip
-        new = Chunk(item.opening, [], item.closing)
-        new.children += lines
-        soffs = (active_take(item).fields("SOFFS") or ["0"])[0]
-        if placement.start:
-            soffs = f"{float(soffs) - placement.start / clip.sample_rate:.14g}"
-        name = f"{clip.name} - {stem}"
-        file = placement.file.resolve()
-        folder = self.path.resolve().parent
-        shown = str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
-        for line in (
-            f"IGUID {_new_guid()}",
-            f"NAME {quote(name)}",
-            f"SOFFS {soffs}",
-            "CHANMODE 0",
-            f"GUID {_new_guid()}",
-        ):
-            new.children.append(f"      {line}{self._end}")
-        source = Chunk(f"      <SOURCE WAVE{self._end}", [], f"      >{self._end}")
-        source.children.append(f"        FILE {quote(shown)}{self._end}")
-        new.children.append(source)
-        return new
-
     def _new_track(
         self, name: str, lines: Sequence[str], volpan: Sequence[str] | None = None
     ) -> Chunk:
-        guid = _new_guid()
+        guid = new_guid()
         end = self._end
         wanted = [f"NAME {quote(name)}", *lines, "NCHAN 2", f"TRACKID {guid}", "MAINSEND 1 0"]
         if volpan:
@@ -288,7 +239,3 @@ def _guid(track: Chunk) -> str:
         r"\{[^}]*\}", " ".join(track.fields("TRACKID") or [])
     )
     return found.group().upper() if found else ""
-
-
-def _new_guid() -> str:
-    return "{" + str(uuid.uuid4()).upper() + "}"

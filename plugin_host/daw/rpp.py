@@ -5,12 +5,12 @@ it was read, line ends and odd characters included; new lines take the file's ow
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from plugin_host.daw.session import SessionError
 
-Node = "str | Chunk"
+_FIELD = re.compile(r'"[^"]*"|\'[^\']*\'|`[^`]*`|[^ \t\r\n]+')
 
 
 @dataclass
@@ -78,8 +78,18 @@ def parse(text: str) -> Chunk:
 
 def split_fields(line: str) -> list[str]:
     """Split a line at spaces; a field in quotes, of any of REAPER's three kinds, is one."""
-    fields = re.findall(r'"[^"]*"|\'[^\']*\'|`[^`]*`|[^ \t\r\n]+', line)
+    fields = _FIELD.findall(line)
     return [f[1:-1] if len(f) >= 2 and f[0] == f[-1] and f[0] in "\"'`" else f for f in fields]
+
+
+def replace_fields(line: str, values: Mapping[int, str]) -> str:
+    """Return a line with other fields at some places; 0 is its first word. Spaces stay."""
+    found = [match.span() for match in _FIELD.finditer(line)]
+    for index, value in sorted(values.items(), reverse=True):
+        if index < len(found):
+            start, end = found[index]
+            line = line[:start] + value + line[end:]
+    return line
 
 
 def quote(text: str) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import soundfile
-
 from bridge.errors import InputError
-from plugin_host.audio_files import Audio, read_audio
+from plugin_host.span_files import Label
+
+Range = tuple[float, float]
+"""Start and end on the timeline, in seconds."""
 
 
 class SessionError(InputError):
@@ -50,6 +50,19 @@ class Clip:
         Where it lies on the timeline.
     tag
         What the session needs to find the clip again.
+    speed
+        Seconds of the sources that it plays in a second of the timeline.
+    first
+        The sample of the sources that sounds at ``position_s``; None for ``start``. Another one
+        if the clip plays its sources again and again, or silence around them.
+    loops
+        It plays its sources again and again.
+    fade_in_s, fade_out_s
+        Length of its fades.
+    envelope
+        Whether its level changes along an envelope counted from its beginning.
+    cut_front, cut_back
+        Whether less of it is meant than the session has, at its beginning and its end.
     """
 
     name: str
@@ -60,6 +73,41 @@ class Clip:
     position_s: float
     length_s: float
     tag: str
+    speed: float = 1.0
+    first: int | None = None
+    loops: bool = False
+    fade_in_s: float = 0.0
+    fade_out_s: float = 0.0
+    envelope: bool = False
+    cut_front: bool = False
+    cut_back: bool = False
+
+    @property
+    def end_s(self) -> float:
+        """Where it ends on the timeline."""
+        return self.position_s + self.length_s
+
+    @property
+    def origin(self) -> int:
+        """The sample of the sources that sounds at ``position_s``."""
+        return self.start if self.first is None else self.first
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is marked on a session's timeline.
+
+    Attributes
+    ----------
+    selection, loop
+        The time selection and the loop range; None where there is none.
+    labels
+        Named points (with equal ends) and named stretches, in order.
+    """
+
+    selection: Range | None = None
+    loop: Range | None = None
+    labels: tuple[Label, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +159,16 @@ class Session(Protocol):
         """Return what a track plays, in order; SessionError for what cannot be honoured."""
         ...
 
+    def marks(self) -> Marks:
+        """Return what is marked on the timeline."""
+        ...
+
     def media_folder(self) -> Path:
         """Return where the session keeps audio that was made for it."""
+        ...
+
+    def adopt(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """Take new audio, stem to file in that folder, and return where it is from now on."""
         ...
 
     def add_tracks(
@@ -153,54 +209,3 @@ def one_named(names: Sequence[str], wanted: str, what: str = "track") -> int:
     known = ", ".join(repr(name) for name in names) or "none"
     msg = f"no {what} {wanted!r}; there are {known}"
     raise SessionError(msg)
-
-
-def read_sources(sources: Sequence[Source], start: int, samples: int) -> tuple[Audio, int]:
-    """Read a stretch of sources, one after the other as channels.
-
-    Returns
-    -------
-    audio
-        Float32 ``(channels, samples)``.
-    sample_rate
-        Of the sources.
-
-    Raises
-    ------
-    InputError
-        A file cannot be read or is shorter.
-    """
-    parts, rates = [], set()
-    for source in sources:
-        audio, info = read_audio(source.path)
-        rates.add(info.sample_rate)
-        part = audio[:, start : start + samples]
-        if part.shape[1] < samples:
-            msg = f"{source.path}: the session uses {samples} samples from {start}, it is shorter"
-            raise SessionError(msg)
-        if source.channel is not None:
-            if source.channel >= part.shape[0]:
-                msg = f"{source.path}: the session uses channel {source.channel + 1}, it has fewer"
-                raise SessionError(msg)
-            part = part[source.channel : source.channel + 1]
-        parts.append(part)
-    if len(rates) != 1:
-        msg = f"a clip mixes sources of {sorted(rates)} Hz; bounce it first"
-        raise SessionError(msg)
-    return np.ascontiguousarray(np.concatenate(parts)), rates.pop()
-
-
-def probe_source(path: Path, session: Path) -> tuple[int, int, int]:
-    """Return sample rate, channels and samples of a file that a session uses.
-
-    Raises
-    ------
-    SessionError
-        It is missing or no audio file.
-    """
-    try:
-        info = soundfile.info(str(path))
-    except (soundfile.SoundFileError, RuntimeError, OSError):
-        msg = f"{session.name} uses {path}, which is missing or not audio; relink it first"
-        raise SessionError(msg) from None
-    return info.samplerate, info.channels, info.frames

@@ -260,3 +260,61 @@ def test_what_cannot_be_honoured_is_named(session, bundle, capsys):
     file.write_text("<Session")
     with pytest.raises(SessionError, match="cannot be read"):
         open_session(session)
+
+
+def test_a_range_is_cut_to_the_sample(ardour, session, bundle, tmp_path, capsys):
+    before = export(ardour, session, tmp_path / "out", "before")
+    assert apply(session, bundle, "-p", "half", "--range", "1.5:2.25") == 0, capsys.readouterr().err
+    after = export(ardour, session, tmp_path / "out", "after")
+    # Nothing is muted: in the range the track sounds twice, outside once, with hard edges.
+    inside = slice(round(1.5 * RATE), round(2.25 * RATE))
+    expected = before.copy()
+    expected[inside] *= 2
+    null_db = 20 * np.log10(np.abs(after - expected).max() + 1e-30)
+    print(f"stems of a range against the track: {null_db:.1f} dBFS")
+    assert null_db < -90
+    found = {row[0]: row[1:3] for row in regions(ardour, session)}
+    assert found["Gitarre ö half"] == [str(inside.start), str(inside.stop - inside.start)]
+
+
+def mark(session, *locations):
+    """Put locations into the session as Ardour writes them: name, start, end, kind."""
+    file = session / "song.ardour"
+    tree = ET.parse(file)
+    for number, (name, start_s, end_s, kind) in enumerate(locations):
+        times = {
+            key: f"a{round(seconds * SUPERCLOCKS * RATE)}"
+            for key, seconds in (("start", start_s), ("end", end_s))
+        }
+        fields = {"id": str(8000 + number), "name": name, "flags": kind, "locked": "0", "cue": "0"}
+        ET.SubElement(tree.getroot().find("Locations"), "Location", fields | times)
+    tree.write(file, encoding="UTF-8", xml_declaration=True)
+
+
+def test_markers_loop_and_selection_survive_ardour_and_are_read(ardour, session):
+    mark(
+        session,
+        ("vox: half", 1.5, 1.5, "IsMark"),
+        ("-bass: nothing", 1.75, 2.0, "IsRangeMarker"),
+        ("Loop", 1.5, 2.5, "IsAutoLoop,IsHidden"),
+    )
+    regions(ardour, session)
+    (session / "instant.xml").write_text(
+        '<instant><Editor><Selection><StripableView id="121"/>'
+        '<TimelineRange start="a397393920" end="a999505920"/></Selection></Editor></instant>'
+    )
+    marks = open_session(session).marks()
+    assert marks.loop == (1.5, 2.5)
+    assert marks.selection == pytest.approx((1.408, 3.5413), abs=1e-4)
+    assert [(m.text, m.start_s, m.end_s) for m in marks.labels] == [
+        ("vox: half", 1.5, 1.5),
+        ("-bass: nothing", 1.75, 2.0),
+    ]
+
+
+def test_prompts_come_from_names_and_a_range_from_the_loop(ardour, session, bundle):
+    mark(session, ("vox: half", 1.5, 2.0, "IsRangeMarker"), ("Loop", 1.5, 2.5, "IsAutoLoop"))
+    assert apply(session, bundle, "--range", "loop") == 0
+    found = {row[0]: row[1:3] for row in regions(ardour, session)}
+    assert found["Gitarre ö vox"] == [str(RATE * 3 // 2), str(RATE)]
+    assert set(found) == {"Gitarre ö", "Gitarre ö vox", "Gitarre ö residual"}

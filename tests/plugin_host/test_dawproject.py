@@ -199,3 +199,43 @@ def test_a_file_that_is_no_archive_is_told(tmp_path, capsys):
     assert "cannot be read as a DAWproject" in err
     assert "no such session" in err
     assert "expected .rpp, .dawproject or .ardour" in err
+
+
+@pytest.mark.parametrize("track_range", ["2.75:3.5", "0:3", "3.2:9"])
+def test_a_range_is_cut_to_the_sample(project, bundle, track_range):
+    before = DawprojectSession(project)
+    (old,) = before.clips("Gitarre ö")
+    audio = played(old)
+    assert apply(project, bundle, "-p", "half", "--range", track_range) == 0
+    low, high = map(float, track_range.split(":"))
+    low, high = max(low, old.position_s), min(high, old.end_s)
+    session = DawprojectSession(project)
+    new = [session.clips(name)[0] for name in ("half", "residual")]
+    for clip in new:
+        assert (clip.position_s, clip.end_s) == pytest.approx((low, high), abs=1e-9)
+        assert clip.fade_in_s == (0.01 if low == old.position_s else 0.0)
+        assert clip.fade_out_s == (0.02 if high == old.end_s else 0.0)
+    first = round((low - old.position_s) * RATE)
+    expected = audio[first : first + round((high - low) * RATE)]
+    assert np.abs(sum(map(played, new)) - expected).max() < 1e-6
+
+
+def test_markers_are_prompts_and_what_the_format_lacks_is_told(project, bundle, capsys):
+    with zipfile.ZipFile(project) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    xml = entries["project.xml"].decode()
+    marked = '<Markers timeUnit="seconds"><Marker time="2.75" name="vox: half"/>'
+    entries["project.xml"] = xml.replace("<Markers>", marked).encode()
+    with zipfile.ZipFile(project, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    labels = DawprojectSession(project).marks().labels
+    assert ("vox: half", 2.75) in [(label.text, label.start_s) for label in labels]
+    assert apply(project, bundle) == 0
+    assert [track.name for track in open_session(project).tracks()] == [
+        "Gitarre ö",
+        "vox",
+        "residual",
+    ]
+    assert apply(project, bundle, "-p", "half", "--range", "selection") == 2
+    assert "no time selection" in capsys.readouterr().err

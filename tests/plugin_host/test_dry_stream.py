@@ -12,9 +12,9 @@ import pytest
 from host_audio import RATE, music
 
 from bridge.client import Client
-from bridge.endpoints import private_address
+from bridge.connection.local import LocalSidecar, Remote
 from bridge.errors import ServerError
-from bridge.local import LocalSidecar, Remote
+from bridge.wire.endpoints import private_address
 from plugin_host import Chain, Separate
 
 BLOCK = 2205

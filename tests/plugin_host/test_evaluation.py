@@ -12,10 +12,14 @@ from bridge.errors import InputError
 from bridge.request import Prompt
 from plugin_host.cli import main
 from plugin_host.evaluation import (
+    by_stem,
     evaluate,
     find_cases,
+    find_musdb,
     ideal_ratio_mask,
     image_error_db,
+    load_sdr,
+    read_prompts,
     summarise,
 )
 from plugin_host.scores import si_sdr_db
@@ -76,6 +80,126 @@ def test_the_command_prints_medians_or_json(test_set, bundle, capsys):
     assert main(["eval", str(test_set), "--model", str(bundle), "--limit", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert len(report["scores"]) == report["summary"]["stems"] == 2
+
+
+@pytest.fixture
+def musdb(tmp_path):
+    """One track in MUSDB18-HQ's layout, its vocals silent."""
+    folder = tmp_path / "musdb18hq" / "test" / "Band - Song"
+    folder.mkdir(parents=True)
+    stems = {name: music(seed=seed) for seed, name in enumerate(("drums", "bass", "other"))}
+    stems["vocals"] = np.zeros_like(stems["drums"])
+    for name, audio in {**stems, "mixture": sum(stems.values())}.items():
+        soundfile.write(folder / f"{name}.wav", audio.T, RATE, subtype="FLOAT")
+    return tmp_path / "musdb18hq"
+
+
+def test_musdb_is_read_and_other_is_what_is_left(musdb, bundle, capsys):
+    (case,) = find_musdb(musdb)
+    mixture, other = (
+        soundfile.read(path, dtype="float32")[0].T for path in (case.mixture, case.stems["other"])
+    )
+    with Engine(bundle) as engine:
+        asked = [Prompt("half", name) for name in ("bass", "drums")]
+        left = engine.separate(mixture, RATE, asked).residual
+        scores = by_stem(list(evaluate(engine, [case], dict.fromkeys(case.stems, "half"),
+                                       rest="other")))  # fmt: skip
+    assert sorted(scores) == ["bass", "drums", "other"]  # the silent vocals have no score
+    expected = si_sdr_db(left, other) - si_sdr_db(mixture, other)
+    assert scores["other"].improvement_db == pytest.approx(expected)
+    assert scores["other"].wrong_drop_db is None
+    assert main(["eval", f"musdb:{musdb}", "--model", str(bundle), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["stems"]) == {"bass", "drums", "other"}
+
+
+def test_compressed_musdb_is_told_apart(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "a.stem.mp4").touch()
+    with pytest.raises(InputError, match="MUSDB18-HQ"):
+        find_musdb(tmp_path)
+
+
+def test_prompts_come_from_a_file_and_the_command_line_wins(test_set, bundle, capsys):
+    command = ["eval", str(test_set), "--model", str(bundle), "--limit", "1", "--json"]
+
+    def gains(*options):
+        assert main([*command, *options]) == 0
+        stems = json.loads(capsys.readouterr().out)["stems"]
+        return {name: total["improvement_db"] for name, total in stems.items()}
+
+    plain = gains()
+    given = gains("--prompt", "half=everything")
+    assert given["half"] != plain["half"]
+    (test_set / "prompts.toml").write_text('half = ["everything", "all of it"]\n')
+    assert gains() == given
+    assert gains("--prompt", "half=half") == plain
+
+
+@pytest.mark.parametrize("text", ["half = 3", "half = []", "half = ", 'half = ["", "x"]'])
+def test_prompts_of_another_kind_are_refused(tmp_path, text):
+    path = tmp_path / "prompts.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"prompts\.toml"):
+        read_prompts(path)
+
+
+def test_a_stem_of_another_length_is_refused(test_set, bundle):
+    path = test_set / "000" / "half.wav"
+    soundfile.write(path, music().T[:-5], RATE, subtype="FLOAT")
+    with Engine(bundle) as engine, pytest.raises(InputError, match="expected 2 channels of"):
+        list(evaluate(engine, find_cases(test_set)))
+
+
+def test_sdr_allows_a_filter_and_penalises_noise():
+    pytest.importorskip("fast_bss_eval")
+    sdr = load_sdr("bss")
+    truth = music()
+    noise = np.random.default_rng(0).standard_normal(truth.shape).astype(np.float32)
+    noise *= np.sqrt(np.sum(truth**2) / np.sum(noise**2))
+    less, more = (sdr(truth + share * noise, truth, RATE) for share in (0.1, 0.2))
+    assert 19.5 < less < 22.0  # the filter finds a little of the truth in the noise
+    assert 5.0 < less - more < 6.5
+    filtered = truth + 0.5 * np.roll(truth, 7, axis=1)
+    filtered[:, :7] = truth[:, :7]
+    assert sdr(filtered, truth, RATE) > 40
+    assert si_sdr_db(filtered, truth) < 15
+    assert sdr(np.zeros_like(truth), truth, RATE) is None
+
+
+def test_sdr_of_museval_needs_only_the_stem_itself(tmp_path, monkeypatch):
+    pytest.importorskip("fast_bss_eval")
+    pytest.importorskip("pandas")
+    # Its decoder of compressed stems asks for ffmpeg when it is imported, and not again.
+    for name in ("ffmpeg", "ffprobe"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    museval = pytest.importorskip("museval")
+    truth = np.stack([music(seed=seed)[:, : RATE // 2] for seed in (1, 2)])
+    estimate = truth + 0.2 * truth[::-1]
+    window = RATE // 4
+    known, *_ = museval.metrics.bss_eval(
+        truth.transpose(0, 2, 1), estimate.transpose(0, 2, 1), window=window, hop=window,
+        compute_permutation=False, framewise_filters=False,
+    )  # fmt: skip
+    ours = load_sdr("museval")(estimate[0], truth[0], window)
+    assert ours == pytest.approx(float(np.median(known[0])))
+
+
+def test_a_report_holds_scores_and_pictures(test_set, bundle, tmp_path, capsys):
+    out = tmp_path / "report"
+    command = ["eval", str(test_set), "--model", str(bundle), "--sdr", "bss", "--out", str(out)]
+    pytest.importorskip("fast_bss_eval")
+    assert main(command) == 0
+    assert "SDR" in capsys.readouterr().out
+    report = json.loads((out / "scores.json").read_text())
+    assert len(report["scores"]) == 4
+    assert report["summary"]["mixture_sdr_db"] < report["summary"]["oracle_sdr_db"]
+    for name in ("bars", "best", "worst"):
+        picture = (out / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    assert main([*command[:-3], "loud"]) == 2
+    assert "museval" in capsys.readouterr().err
 
 
 def test_a_folder_without_mixtures_is_refused(tmp_path, bundle, capsys):

@@ -147,3 +147,18 @@ def test_a_changed_model_is_reported(preset, bundle, tmp_path, capsys):
     assert main([*arguments, "-o", str(tmp_path / "out"), "--json"]) == 0
     (track,) = json.loads(capsys.readouterr().out)["tracks"]
     assert any("another state of the model" in note for note in track["notes"])
+
+
+def test_all_that_makes_a_stem_come_back_is_saved(preset):
+    options = ["--seed", "7", "--steps", "3", "--solver", "euler", "--window", "4"]
+    options += ["--overlap", "1", "--reconstruct", "mask", "--no-predict-spans"]
+    options += ["--candidates", "2", "--watermark", "4711"]
+    code, _, err = preset("save", "full", "-p", "drums", *options)
+    assert code == 0, err
+    assert shown(preset, "full").settings == {
+        "seed": 7, "steps": 3, "solver": "euler", "window_s": 4.0, "overlap_s": 1.0,
+        "reconstruct": "mask", "predict_spans": False, "candidates": 2, "watermark": 4711,
+    }  # fmt: skip
+    code, _, err = preset("save", "bad", "-p", "drums", "--watermark", "65536")
+    assert code == 2
+    assert "watermark" in err

@@ -317,3 +317,99 @@ def test_the_range_chooses_items_and_does_not_mute_the_others(tmp_path, bundle, 
     assert "outside the range" in capsys.readouterr().err
     assert apply(path, 'Stimme "laut"', bundle, *options) == 0
     assert [info.clips for info in open_session(path).tracks()] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("track_range", ["2.75:3.5", "0:3", "3.2:9"])
+def test_a_range_is_cut_to_the_sample(simple, bundle, track_range):
+    (old,) = ReaperSession(simple).clips("Gitarre")
+    mixture = soundfile.read(simple.parent / "audio" / "take 1.wav", dtype="float32")[0]
+    assert apply(simple, "Gitarre", bundle, "-p", "half", "--range", track_range) == 0
+    low, high = map(float, track_range.split(":"))
+    low, high = max(low, old.position_s), min(high, old.end_s)
+    session = ReaperSession(simple)
+    new = [session.clips(name)[0] for name in ("half", "residual")]
+    for clip in new:
+        assert (clip.position_s, clip.end_s) == pytest.approx((low, high), abs=1e-9)
+    first = round((low - old.position_s + 0.5) * RATE)
+    expected = mixture[first : first + round((high - low) * RATE)]
+    assert np.abs(sum(map(played, new)) - expected).max() < 1e-6
+    added = simple.read_text().split("<TRACK")[3]
+    # The fades of the ends that were cut are gone, the others stay.
+    assert ("FADEIN 1 0.01" in added) == (low == old.position_s)
+    assert ("FADEOUT 1 0.01" in added) == (high == old.end_s)
+
+
+def test_a_range_of_an_item_that_plays_faster_and_of_one_that_loops(tmp_path, bundle):
+    path = tmp_path / "a.rpp"
+    path.write_bytes(FULL.encode())
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "Äußerung – 2.wav", music(4, RATE).T, RATE)
+    before = ReaperSession(path).clips('Stimme "laut"')
+    assert apply(path, 'Stimme "laut"', bundle, "-p", "half", "--range", "1.25:7") == 0
+    fast, loop = ReaperSession(path).clips("half")
+    old, _ = before
+    assert (fast.position_s, fast.end_s) == pytest.approx((1.25, 2.25))
+    assert fast.samples == pytest.approx(1.0 * 1.5 * RATE, abs=1)
+    stems = [played(ReaperSession(path).clips(name)[0]) for name in ("half", "residual")]
+    expected = played(old)[round(0.5 * 1.5 * RATE) :]
+    assert np.abs(sum(stems) - expected).max() < 1e-6
+    # The loop goes on from where it stood: 0.1 s into its file.
+    assert (loop.position_s, loop.end_s) == pytest.approx((6, 7))
+    assert loop.origin == pytest.approx(0.1 * RATE, abs=1)
+
+
+def test_a_range_through_a_fade_or_an_envelope_is_refused(simple, bundle, capsys):
+    before = simple.read_bytes()
+    assert apply(simple, "Gitarre", bundle, "-p", "half", "--range", "2.505:3") == 2
+    assert "cuts the fade-in of 'take 1.wav' at 2.505 s" in capsys.readouterr().err
+    assert simple.read_bytes() == before
+    simple.write_text(SIMPLE.replace("CHANMODE 0", "CHANMODE 0\n<VOLENV\nPT 0 1 0\n>"))
+    assert apply(simple, "Gitarre", bundle, "-p", "half", "--range", "2.6:3") == 2
+    assert "has an envelope" in capsys.readouterr().err
+    assert apply(simple, "Gitarre", bundle, "-p", "half", "--range", "2.5:3") == 0
+
+
+MARKED = SIMPLE.replace(
+    "  TEMPO 120 4 4\n",
+    "  SELECTION 3 3.4\n  SELECTION2 2.75 3.25\n"
+    '  MARKER 1 2.6 "vox: half" 0\n  MARKER 2 3 -vox 8\n  MARKER 3 3.2 Ende\n'
+    '  MARKER 1 2.5 "all: everything" 1 0 1 R {11111111-0000-0000-0000-00000000000F}\n'
+    '  MARKER 1 3.5 "" 1\n  MARKER 4 9\n',
+)
+
+
+def test_selection_loop_markers_and_regions_are_read(simple):
+    simple.write_text(MARKED)
+    marks = ReaperSession(simple).marks()
+    assert (marks.selection, marks.loop) == ((3.0, 3.4), (2.75, 3.25))
+    assert [(m.text, m.start_s, m.end_s) for m in marks.labels] == [
+        ("all: everything", 2.5, 3.5),
+        ("vox: half", 2.6, 2.6),
+        ("-vox", 3.0, 3.0),
+        ("Ende", 3.2, 3.2),
+        ("", 9.0, 9.0),
+    ]
+
+
+def test_without_a_prompt_the_names_in_the_session_are_the_prompts(simple, bundle):
+    simple.write_text(MARKED)
+    assert apply(simple, "Gitarre", bundle, "--range", "selection") == 0
+    clips = {t.name: ReaperSession(simple).clips(t.name)[0] for t in open_session(simple).tracks()}
+    assert list(clips) == ["Gitarre", "all", "vox", "residual"]
+    assert (clips["vox"].position_s, clips["vox"].end_s) == pytest.approx((3.0, 3.4))
+
+
+def test_what_the_session_does_not_mark_is_told(simple, bundle, capsys):
+    for options, expected in (
+        (["--range", "selection", "-p", "half"], "no time selection"),
+        (["--range", "loop", "-p", "half"], "no loop range"),
+        (["--range", "3:2", "-p", "half"], "expected START:END in seconds"),
+        (["--spans-from", "loop", "-p", "half"], "no loop range"),
+        (["--spans-from", "markers", "-p", "half"], "none of the session's markers"),
+        (["--spans-from", "notes", "-p", "half"], "expected selection, loop, markers, regions"),
+        ([], "name a marker or region"),
+    ):
+        assert apply(simple, "Gitarre", bundle, *options) == 2
+        err = capsys.readouterr().err
+        assert expected in err
+        assert err.count("\n") == 1

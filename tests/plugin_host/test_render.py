@@ -218,5 +218,7 @@ def test_plug_ins_that_cannot_be_set_up_are_told(effect, expected):
 
 
 def test_a_watermark_is_not_silently_ignored():
-    with pytest.raises(PresetError, match="watermark"):
-        chain_from_preset(Preset(watermark=5))
+    """It travels to the engine, which refuses it for a model that marks nothing."""
+    preset = Preset(stems=(PresetStem("drums"),), watermark=5)
+    with pytest.raises(InputError, match="watermark"):
+        chain_from_preset(preset, in_process=True)(music(1.0), RATE)

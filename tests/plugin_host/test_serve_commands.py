@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bridge"))
 
 from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
+from bridge.errors import InputError
+
 COMMAND = [sys.executable, "-c", "import sys; from plugin_host.cli import main; sys.exit(main())"]
 
 
@@ -34,6 +36,7 @@ def server() -> Iterator[Sidecar]:
                 *COMMAND,
                 *("serve", "--model", str(running.bundle), "--directory", str(running.directory)),
                 *("--cache", str(running.cache), "--cache-limit", "0.1"),
+                *("--client-jobs", "3", "--client-upload", "0.01", "--client-minutes", "0.5"),
             ],
             stderr=subprocess.DEVNULL,
         )
@@ -55,10 +58,32 @@ def test_status_says_what_there_is(server: Sidecar) -> None:
         assert found["sessions"] == 1
 
 
+@pytest.mark.parametrize(
+    ("seconds", "rate", "message"),
+    [(31, RATE, "client 0.5"), (29, 48_000, "bytes")],
+)
+def test_a_client_is_held_to_the_limits(
+    server: Sidecar, seconds: int, rate: int, message: str
+) -> None:
+    with server.client() as client, pytest.raises(InputError, match=message):
+        client.separate(noise(seconds, rate=rate), rate, ["half"])
+
+
+def test_a_client_is_held_to_so_many_jobs(server: Sidecar) -> None:
+    with server.client() as client:
+        handles = [
+            client.submit(noise(1, seed=seed), RATE, ["half"], steps=1000) for seed in range(4)
+        ]
+        with pytest.raises(InputError, match="3 jobs are open"):
+            handles[3].result(30)
+        for handle in handles:
+            handle.cancel()
+
+
 def test_a_model_given_to_the_server_is_asked_for_by_name(server: Sidecar) -> None:
     from bridge.client import Client
-    from bridge.descriptors import ModelRef
-    from bridge.local import LocalSidecar
+    from bridge.connection.local import LocalSidecar
+    from bridge.wire.descriptors import ModelRef
 
     place = LocalSidecar(server.directory, server.cache)
     with Client(place, ModelRef("tiny")) as client:
