@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 Solver = Literal["euler", "midpoint"]
 ReconstructionMode = Literal["raw", "null", "mask", "wiener"]
+Listening = Literal["channels", "mean"]
 Polarity = Literal["+", "-"]
 
 SOLVERS: Final[tuple[Solver, ...]] = ("euler", "midpoint")
 RECONSTRUCTION_MODES: Final[tuple[ReconstructionMode, ...]] = ("raw", "null", "mask", "wiener")
+LISTENINGS: Final[tuple[Listening, ...]] = ("channels", "mean")
 RESIDUAL: Final = "residual"
 
 _LONGEST_SLUG = 60
@@ -84,6 +86,7 @@ class SettingOptions(TypedDict, total=False):
     window_s: float | None
     overlap_s: float | None
     reconstruct: ReconstructionMode | None
+    listen: Listening | None
     predict_spans: bool
     candidates: int
     judge: bool
@@ -106,6 +109,9 @@ class Settings(Struct, frozen=True):
         ``0 <= overlap_s < window_s``. A window given alone keeps the model's ratio of the two.
     reconstruct : {"raw", "null", "mask", "wiener"} or None
         How the model's output becomes stems of the mixture; see `bridge.signal.reconstruct`.
+    listen : {"channels", "mean"} or None
+        Whether the model, which is mono, hears each channel by itself or their mean; see
+        `bridge.signal.views`.
     predict_spans : bool
         Whether a model that can tell where a text is heard does so for prompts without spans.
     candidates : int
@@ -124,6 +130,7 @@ class Settings(Struct, frozen=True):
     window_s: float | None = None
     overlap_s: float | None = None
     reconstruct: ReconstructionMode | None = None
+    listen: Listening | None = None
     predict_spans: bool = True
     candidates: int = 1
     judge: bool = False
@@ -154,6 +161,7 @@ class Settings(Struct, frozen=True):
             window_s=window_s,
             overlap_s=overlap_s,
             reconstruct=manifest.reconstruct if self.reconstruct is None else self.reconstruct,
+            listen=manifest.listen if self.listen is None else self.listen,
             predict_spans=self.predict_spans,
             candidates=self.candidates,
             judge=self.judge,
@@ -171,6 +179,7 @@ class ResolvedSettings:
     window_s: float
     overlap_s: float
     reconstruct: ReconstructionMode
+    listen: Listening = "mean"
     predict_spans: bool = True
     candidates: int = 1
     judge: bool = False

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from bridge.request import ReconstructionMode, Solver
+from bridge.request import Listening, ReconstructionMode, Solver
 
 
 class Progress(Struct, frozen=True):
@@ -106,7 +106,7 @@ class Report(Struct, frozen=True):
         None for an exact null.
     stems : tuple of str
         Names of the stems, in the order of the prompts.
-    predict_spans, candidates : bool, int
+    listen, predict_spans, candidates
         The settings used.
     watermark : int or None
         Message that the model wrote into what it decoded; None if it writes none.
@@ -132,6 +132,7 @@ class Report(Struct, frozen=True):
     provider: str
     null_depth_db: float | None
     stems: tuple[str, ...]
+    listen: Listening = "mean"
     predict_spans: bool = True
     candidates: int = 1
     watermark: int | None = None

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from bridge.errors import InputError
 from bridge.request import (
+    LISTENINGS,
     RECONSTRUCTION_MODES,
     RESIDUAL,
     SOLVERS,
@@ -80,6 +81,7 @@ def check_settings(settings: Settings) -> Settings:
         watermark = _whole("watermark", watermark, 0, MAX_WATERMARK)
     _one_of("solver", settings.solver, SOLVERS)
     _one_of("reconstruct", settings.reconstruct, RECONSTRUCTION_MODES)
+    _one_of("listen", settings.listen, LISTENINGS)
     return replace(
         settings,
         seed=seed,

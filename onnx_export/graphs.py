@@ -27,7 +27,7 @@ from bridge.bundles.manifest import (
     SpanPrediction,
     TensorSpec,
 )
-from bridge.request import ReconstructionMode, Solver
+from bridge.request import Listening, ReconstructionMode, Solver
 
 BATCH, FRAMES, TOKENS, SAMPLES = "batch", "frames", "tokens", "samples"
 
@@ -133,6 +133,7 @@ class Blueprint:
     steps: int
     reconstruct: ReconstructionMode
     reconstruction: Reconstruction
+    listen: Listening
     prompt: PromptLimits
     codec: CodecInfo
     licence: str
@@ -165,6 +166,7 @@ class Blueprint:
             steps=self.steps,
             reconstruct=self.reconstruct,
             reconstruction=self.reconstruction,
+            listen=self.listen,
             prompt=self.prompt,
             input_rms_db=self.input_rms_db,
             max_frames=self.max_frames,

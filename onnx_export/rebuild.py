@@ -64,16 +64,8 @@ def rebuild_blueprint(bundle: str | Path) -> Blueprint:
     """
     directory = Path(bundle)
     manifest = manifests.load(directory)
-    path = directory / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        build = _KINDS[config["kind"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{path}: no configuration of a model that this version can build ({error}); "
-            "verify against the checkpoint instead"
-        ) from error
-    blueprint = build(config, directory, manifest)
+    config = _read_config(directory)
+    blueprint = _KINDS[config["kind"]](config, directory, manifest)
     if manifest.span_prediction is not None:
         predictor = _span_predictor(config["span_predictor"])
         tokenizer = directory / manifest.span_prediction.tokenizer
@@ -83,10 +75,60 @@ def rebuild_blueprint(bundle: str | Path) -> Blueprint:
     if VISION_ENCODER in manifest.graphs:
         sizes = msgspec.convert(config["vision_encoder"], VisionConfig)
         blueprint = with_vision(blueprint, VisionEncoder(sizes))
+    _fill_graphs(blueprint, directory, manifest)
+    return replace(blueprint, weights="bundle")
+
+
+def rebuild_mini(bundle: str | Path) -> MiniModel:
+    """Build a bundle of `mini`'s kind again as the one model that is trained.
+
+    Parameters
+    ----------
+    bundle : str or Path
+        Directory of a bundle that this package exported.
+
+    Returns
+    -------
+    MiniModel
+        In evaluation mode and float32.
+
+    Raises
+    ------
+    ModelError
+        If the bundle holds another kind of model, or lacks weights.
+    """
+    directory = Path(bundle)
+    manifest = manifests.load(directory)
+    config = _read_config(directory)
+    if config["kind"] != "mini":
+        raise ModelError(
+            f"{directory}: expected a model of the kind 'mini', which the project trains, got "
+            f"{config['kind']!r}"
+        )
+    model = MiniModel(msgspec.convert(config["model"], MiniConfig))
+    blueprint = mini_blueprint(model, directory / manifest.tokenizer, _provenance(manifest))
+    _fill_graphs(blueprint, directory, manifest)
+    return model.eval()
+
+
+def _read_config(directory: Path) -> Any:
+    """Read the sizes that a bundle's modules are built from."""
+    path = directory / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        _KINDS[config["kind"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path}: no configuration of a model that this version can build ({error}); "
+            "verify against the checkpoint instead"
+        ) from error
+    return config
+
+
+def _fill_graphs(blueprint: Blueprint, directory: Path, manifest: Manifest) -> None:
     for graph in blueprint.graphs:
         graph.module.eval().requires_grad_(False)
         _fill(graph.module, directory / manifest.graphs[graph.role].file)
-    return replace(blueprint, weights="bundle")
 
 
 def _build_sam_audio(config: Mapping[str, Any], directory: Path, manifest: Manifest) -> Blueprint:

@@ -114,6 +114,7 @@ def sam_audio_blueprint(
         reconstruction=Reconstruction(
             exponent=2.0, n_fft=2048, hop=512, band_hz=0.45 * config.codec.sample_rate
         ),
+        listen="mean",  # a network of this size costs too much to run it once per channel unasked
         prompt=PromptLimits(max_tokens=config.max_tokens, text_dim=config.text_dim),
         codec=CodecInfo(
             encoder_context_frames=encoder_reach_frames(config.codec),
@@ -250,6 +251,7 @@ def mini_blueprint(model: MiniModel, tokenizer: Path, provenance: Provenance) ->
         reconstruction=Reconstruction(
             exponent=_MINI_EXPONENT, n_fft=2048, hop=512, band_hz=nyquist_hz * channels / hop
         ),
+        listen="channels",
         input_rms_db=_MINI_RMS_DB,
         prompt=PromptLimits(max_tokens=config.text.max_tokens, text_dim=config.text.dim),
         codec=CodecInfo(encoder_context_frames=1, decoder_context_frames=1, chunk_frames=2048),

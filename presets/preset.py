@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from bridge.errors import InputError
 from bridge.request import (
     RESIDUAL,
+    Listening,
     Prompt,
     ReconstructionMode,
     SettingOptions,
@@ -108,7 +109,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     model, model_sha256, provider : str or None
         The model, its checksum, and the execution provider that computed the stems. Another
         checksum or provider does not refuse the preset; the difference is reported.
-    seed, steps, solver, window_s, overlap_s, reconstruct, predict_spans, candidates, judge
+    seed, steps, solver, window_s, overlap_s, reconstruct, listen, predict_spans, candidates, judge
         As in `bridge.request.Settings`; absent ones are the model's.
     watermark : int or None
         16-bit message of models with a watermark; None derives it from the seed.
@@ -138,6 +139,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     window_s: float | None = None
     overlap_s: float | None = None
     reconstruct: ReconstructionMode | None = None
+    listen: Listening | None = None
     predict_spans: bool | None = None
     candidates: int | None = None
     judge: bool | None = None

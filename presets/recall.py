@@ -47,6 +47,7 @@ def pinned(preset: Preset, report: Report) -> Preset:
         window_s=report.window_s,
         overlap_s=report.overlap_s,
         reconstruct=report.reconstruct,
+        listen=report.listen,
         predict_spans=report.predict_spans,
         candidates=report.candidates,
         watermark=report.watermark,

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from bridge.bundles.consistency import faults
 from bridge.errors import ModelError
-from bridge.request import ReconstructionMode, Solver
+from bridge.request import Listening, ReconstructionMode, Solver
 
 FORMAT: Final = 1
 FILE_NAME: Final = "manifest.json"
@@ -145,14 +145,14 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Samples per latent frame at that rate.
     latent_channels : int
         C, channels of a latent; the solver's state has 2C (target, residual).
-    window_s, overlap_s, solver, steps, reconstruct
+    window_s, overlap_s, solver, steps, reconstruct, listen
         Defaults of the settings of the same names.
     reconstruction : Reconstruction
         How masks are made.
     prompt : PromptLimits
     input_rms_db : float or None
-        Level in dB relative to full scale to which the mono mixture is brought before encoding;
-        None leaves it alone.
+        Level in dB relative to full scale to which what the model hears is brought before
+        encoding; None leaves it alone.
     max_frames : int or None
         Longest window that the velocity network can take, in latent frames.
     codec : CodecInfo
@@ -182,6 +182,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     solver: Solver
     steps: int
     reconstruct: ReconstructionMode
+    listen: Listening = "mean"
     reconstruction: Reconstruction
     prompt: PromptLimits
     input_rms_db: float | None = None

@@ -35,28 +35,33 @@ class VelocityNetwork(Protocol):
     ) -> npt.NDArray[np.float32]:
         """Take (B, W, 2C), (B,), (B, W, C), (B, S, D), (B, S), (B, W); return (B, W, 2C).
 
-        Where there is a video, ``video`` is its features (B, V, W).
+        Where there is a video, ``video`` is its features (B, F, W).
         """
         ...
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the flow of P prompts is conditioned on, for a clip of T frames.
+    """What the R rows of a flow are conditioned on, for a clip of T frames.
+
+    A row is one prompt to one of the V signals that are heard.
 
     Attributes
     ----------
-    latents : ndarray of float32, shape (T, C)
-        Of the mixture.
+    latents : ndarray of float32, shape (V, T, C)
+        Of what is heard.
+    views : tuple of int
+        For each row which of those it hears.
     texts : tuple of ndarray of float32, shape (S, D)
-        One per prompt; their lengths S may differ.
-    spans : ndarray of int64, shape (P, T)
-        Span ids per prompt and frame.
-    video : ndarray of float32, shape (V, T), or None
-        Visual features, the same for all prompts.
+        One per row; their lengths S may differ.
+    spans : ndarray of int64, shape (R, T)
+        Span ids per row and frame.
+    video : ndarray of float32, shape (F, T), or None
+        Visual features, the same for all rows.
     """
 
     latents: npt.NDArray[np.float32]
+    views: tuple[int, ...]
     texts: tuple[npt.NDArray[np.float32], ...]
     spans: npt.NDArray[np.int64]
     video: npt.NDArray[np.float32] | None = None
@@ -65,19 +70,19 @@ class Conditions:
 def plan_batches(
     texts: Sequence[npt.NDArray[np.float32]], windows: int, batch: int
 ) -> list[list[tuple[int, int]]]:
-    """Group the windows of all prompts into batches for the network.
+    """Group the windows of all rows into batches for the network.
 
-    Only prompts with equally many tokens share a batch: no text is ever padded, so one prompt
-    cannot change the numbers of another.
+    Only rows with equally many tokens share a batch: no text is ever padded, so one prompt cannot
+    change the numbers of another.
 
     Returns
     -------
-    list of list of (prompt, window)
+    list of list of (row, window)
         Each inner list has at most `batch` items.
     """
     groups: dict[int, list[tuple[int, int]]] = {}
-    for prompt, text in enumerate(texts):
-        groups.setdefault(len(text), []).extend((prompt, window) for window in range(windows))
+    for row, text in enumerate(texts):
+        groups.setdefault(len(text), []).extend((row, window) for window in range(windows))
     return [
         group[first : first + batch]
         for group in groups.values()
@@ -109,7 +114,7 @@ def merged_velocity(
     Returns
     -------
     callable
-        Maps a state (P, T, 2C) and a time to its velocity (P, T, 2C). A frame that only one
+        Maps a state (R, T, 2C) and a time to its velocity (R, T, 2C). A frame that only one
         window covers gets that window's prediction unchanged.
     """
     masks = soft_masks(plan)
@@ -119,25 +124,26 @@ def merged_velocity(
         merged = np.zeros_like(x)
         for items in batches:
             places = [
-                (prompt, slice(plan.starts[window], plan.starts[window] + plan.length))
-                for prompt, window in items
+                (row, slice(plan.starts[window], plan.starts[window] + plan.length))
+                for row, window in items
             ]
-            text = np.stack([conditions.texts[prompt] for prompt, _ in places])
+            text = np.stack([conditions.texts[row] for row, _ in places])
+            heard = [conditions.latents[conditions.views[row], frames] for row, frames in places]
             seen = {}
             if conditions.video is not None:
-                seen["video"] = np.stack([conditions.video[:, part] for _, part in places])
+                seen["video"] = np.stack([conditions.video[:, frames] for _, frames in places])
             predicted = network(
-                x=np.stack([x[prompt, frames] for prompt, frames in places]),
+                x=np.stack([x[row, frames] for row, frames in places]),
                 t=np.full(len(items), t, dtype=np.float32),
-                latents=np.stack([conditions.latents[frames] for _, frames in places]),
+                latents=np.stack(heard),
                 text=text,
                 text_mask=np.ones(text.shape[:2], dtype=np.bool_),
-                spans=np.stack([conditions.spans[prompt, frames] for prompt, frames in places]),
+                spans=np.stack([conditions.spans[row, frames] for row, frames in places]),
                 **seen,
             )
-            # A prompt's windows come in order, so sums never depend on the size of a batch.
-            for (prompt, frames), (_, window), part in zip(places, items, predicted, strict=True):
-                merged[prompt, frames] += masks[window, :, np.newaxis] * part
+            # A row's windows come in order, so sums never depend on the size of a batch.
+            for (row, frames), (_, window), part in zip(places, items, predicted, strict=True):
+                merged[row, frames] += masks[window, :, np.newaxis] * part
             on_batch()
         return merged
 

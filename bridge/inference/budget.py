@@ -63,6 +63,7 @@ def count_need(
     prompts: int,
     window: int,
     candidates: int = 1,
+    views: int = 1,
 ) -> Need:
     """Count what a job needs.
 
@@ -77,15 +78,17 @@ def count_need(
         Frames per window.
     candidates : int
         Per prompt.
+    views : int
+        Signals that the model hears of the mixture.
     """
     heard = -(-samples * manifest.sample_rate // sample_rate)
     frames = -(-heard // manifest.hop_length)
     state = 2 * manifest.latent_channels
-    states = prompts * candidates * frames * state
-    solving = frames * manifest.latent_channels + _STATES * states
-    decoding = states + (2 * (prompts + 1) + candidates - 1) * heard
-    rebuilding = (prompts + 1) * (heard + samples) + (prompts + 2) * channels * samples
-    always = channels * samples + samples + heard
+    states = prompts * candidates * views * frames * state
+    solving = views * frames * manifest.latent_channels + _STATES * states
+    decoding = states + (2 * (prompts + 1) + candidates - 1) * views * heard
+    rebuilding = (prompts + 1) * views * (heard + samples) + (prompts + 2) * channels * samples
+    always = channels * samples + views * (samples + heard)
     floats = always + max(solving, decoding, rebuilding)
     return Need(_FLOAT_BYTES * floats, window_bytes(manifest, min(window, frames)))
 

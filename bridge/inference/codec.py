@@ -18,10 +18,11 @@ Array: TypeAlias = npt.NDArray[np.float32]
 
 
 def pad_to_frames(wav: Array, hop_length: int) -> Array:
-    """Extend a waveform (n,) to whole frames by reflecting its right end."""
-    missing = -len(wav) % hop_length
+    """Extend waveforms (..., n) to whole frames by reflecting their right ends."""
+    samples = wav.shape[-1]
+    widths = [(0, 0)] * (wav.ndim - 1) + [(0, -samples % hop_length)]
     # Reflection needs a second sample to come back from.
-    return np.pad(wav, (0, missing), mode="reflect" if len(wav) > 1 else "edge")
+    return np.pad(wav, widths, mode="reflect" if samples > 1 else "edge")
 
 
 def count_chunks(frames: int, codec: CodecInfo) -> int:
@@ -32,26 +33,26 @@ def count_chunks(frames: int, codec: CodecInfo) -> int:
 def encode(
     encoder: Callable[[Array], Array], wav: Array, hop_length: int, channels: int, codec: CodecInfo
 ) -> Array:
-    """Encode a waveform.
+    """Encode waveforms of one length.
 
     Parameters
     ----------
     encoder : callable
-        Maps waveforms (1, 1, N) to latents (1, N / hop_length, C).
-    wav : ndarray of float32, shape (T * hop_length,)
+        Maps waveforms (V, 1, N) to latents (V, N / hop_length, C).
+    wav : ndarray of float32, shape (V, T * hop_length)
     hop_length, channels : int
         Samples per frame; C.
     codec : CodecInfo
 
     Returns
     -------
-    ndarray of float32, shape (T, C)
+    ndarray of float32, shape (V, T, C)
     """
-    frames = len(wav) // hop_length
-    latents = np.empty((frames, channels), dtype=np.float32)
+    frames = wav.shape[1] // hop_length
+    latents = np.empty((len(wav), frames, channels), dtype=np.float32)
     for start, end, low, high in _chunks(frames, codec.chunk_frames, codec.encoder_context_frames):
-        part = encoder(wav[np.newaxis, np.newaxis, low * hop_length : high * hop_length])
-        latents[start:end] = part[0, start - low : end - low]
+        part = encoder(wav[:, np.newaxis, low * hop_length : high * hop_length])
+        latents[:, start:end] = part[:, start - low : end - low]
     return latents
 
 
@@ -67,26 +68,25 @@ def decode(
     Parameters
     ----------
     decoder : callable
-        Maps latents (1, T, C) to waveforms (1, 1, T * hop_length).
-    latents : ndarray of float32, shape (T, C)
+        Maps latents (V, T, C) to waveforms (V, 1, T * hop_length).
+    latents : ndarray of float32, shape (V, T, C)
     hop_length : int
     codec : CodecInfo
     on_part : callable or None
-        Receives the first sample and the waveform of every part as it is decoded.
+        Receives the first sample and the waveforms (V, n) of every part as it is decoded.
 
     Returns
     -------
-    ndarray of float32, shape (T * hop_length,)
+    ndarray of float32, shape (V, T * hop_length)
     """
-    frames = len(latents)
-    wav = np.empty(frames * hop_length, dtype=np.float32)
+    views, frames, _ = latents.shape
+    wav = np.empty((views, frames * hop_length), dtype=np.float32)
     for start, end, low, high in _chunks(frames, codec.chunk_frames, codec.decoder_context_frames):
-        part = decoder(latents[np.newaxis, low:high])
-        wav[start * hop_length : end * hop_length] = part[
-            0, 0, (start - low) * hop_length : (end - low) * hop_length
-        ]
+        part = decoder(latents[:, low:high])
+        inside = slice(start * hop_length, end * hop_length)
+        wav[:, inside] = part[:, 0, (start - low) * hop_length : (end - low) * hop_length]
         if on_part is not None:
-            on_part(start * hop_length, wav[start * hop_length : end * hop_length])
+            on_part(start * hop_length, wav[:, inside])
     return wav
 
 

@@ -20,6 +20,7 @@ from bridge.request import RESIDUAL, Prompt, ResolvedSettings
 from bridge.separation import ProgressCallback, Selection
 from bridge.signal.reconstruct import remainder
 from bridge.signal.resampling import resample
+from bridge.signal.views import Views
 
 Array = npt.NDArray[np.float32]
 
@@ -61,28 +62,29 @@ class Preview:
     ----------
     journal : Journal
         Shows them.
-    gain : float
-        What the mixture was multiplied by for the model.
+    gain : ndarray of float32, shape (V, 1)
+        What each view was multiplied by for the model.
     model_rate, sample_rate : int
         Of the model and the mixture, in Hz.
-    shape : (int, int)
-        Channels and samples of the mixture.
+    views : Views
+        Of the mixture.
     """
 
     journal: Journal
-    gain: float
+    gain: Array
     model_rate: int
     sample_rate: int
-    shape: tuple[int, ...]
+    views: Views
 
     def show(self, stem: str, start: int, part: Array) -> None:
-        """Show what begins at a sample `start` of the model's rate, shape (samples,)."""
-        channels, samples = self.shape
+        """Show what begins at a sample `start` of the model's rate, shape (V, samples)."""
         first = start * self.sample_rate // self.model_rate
-        wave = resample(part / np.float32(self.gain), self.model_rate, self.sample_rate)
-        wave = wave[: samples - first]
-        if len(wave):
-            self.journal.preview(stem, first, np.repeat(wave[np.newaxis], channels, 0))
+        waves = np.stack(
+            [resample(view, self.model_rate, self.sample_rate) for view in part / self.gain]
+        )
+        waves = waves[:, : self.views.signals.shape[1] - first]
+        if waves.size:
+            self.journal.preview(stem, first, self.views.to_channels(waves))
 
 
 @dataclass(frozen=True)
@@ -120,42 +122,41 @@ class Decoding:
 
         Parameters
         ----------
-        flow : ndarray of float32, shape (P * K, T, 2C)
-            Final states: the K candidates of the first prompt, those of the second, ...
+        flow : ndarray of float32, shape (P, K, V, T, 2C)
+            Final states of the K candidates of P prompts to V views.
         spans : ndarray of int64, shape (P, T)
-        heard : ndarray of float32, shape (samples,)
-            The mixture at the model's rate.
+        heard : ndarray of float32, shape (V, samples)
+            What the model heard of the mixture, at its rate.
 
         Returns
         -------
-        waveforms : list of ndarray of float32, shape (samples,)
+        waveforms : list of ndarray of float32, shape (V, samples)
             The targets, and then what is left.
         selections : tuple of Selection
             One per prompt; empty where there was nothing to choose or to judge.
         """
         channels = self.model.manifest.latent_channels
-        candidates = self.settings.candidates
-        own_rest = len(self.prompts) == 1 and self.settings.reconstruct != "null"
-        chunks = count_chunks(flow.shape[1], self.model.manifest.codec)
-        stage = Stage(self.progress, "decode", chunks * (len(flow) + own_rest))
+        prompts, candidates, _, frames, _ = flow.shape
+        own_rest = prompts == 1 and self.settings.reconstruct != "null"
+        chunks = count_chunks(frames, self.model.manifest.codec)
+        stage = Stage(self.progress, "decode", chunks * (prompts * candidates + own_rest))
 
         def decode(coded: Array, shown_as: str | None) -> Array:
             show = None if shown_as is None else partial(self.preview.show, shown_as)
             on_chunk = stage.advance
             wave = self.model.decode(coded, self.message, self.cancellation, on_chunk, show)
-            return wave[: len(heard)]
+            return wave[:, : heard.shape[1]]
 
         waveforms, selections = [], []
         for number, prompt in enumerate(self.prompts):
-            states = flow[number * candidates : (number + 1) * candidates]
             # While several are decoded, nobody knows yet which of them is the stem.
             shown_as = prompt.stem if self.journal.previews and candidates == 1 else None
-            waves = [decode(state[:, :channels], shown_as) for state in states]
+            waves = [decode(state[..., :channels], shown_as) for state in flow[number]]
             chosen = self.ranking.choose(prompt.stem, prompt.text, spans[number], waves)
             waveforms.append(waves[chosen.candidate])
             selections.append(chosen)
         if own_rest:
-            rest = flow[selections[0].candidate, :, channels:]
+            rest = flow[0, selections[0].candidate, ..., channels:]
             waveforms.append(decode(rest, RESIDUAL if self.journal.previews else None))
         else:
             waveforms.append(remainder(heard, waveforms))

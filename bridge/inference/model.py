@@ -211,7 +211,7 @@ class Model:
         return visual_features(encoder, int(pictures.dims[-1]), video, frames, rate_hz)
 
     def encode(self, wav: Array, cancellation: Cancellation, on_chunk: Callable[[], None]) -> Array:
-        """Encode a waveform (T * hop,) in chunks: latents (T, C)."""
+        """Encode waveforms (V, T * hop) in chunks: latents (V, T, C)."""
 
         def encoder(part: Array) -> Array:
             latents = self.graphs.run(CODEC_ENCODER, {"wav": part}, cancellation)
@@ -229,12 +229,12 @@ class Model:
         on_chunk: Callable[[], None],
         on_part: Callable[[int, Array], None] | None = None,
     ) -> Array:
-        """Decode latents (T, C) in chunks: waveform (T * hop,), marked with the message's bits."""
+        """Decode latents (V, T, C) in chunks: (V, T * hop), marked with the message's bits."""
 
         def decoder(part: Array) -> Array:
             feeds = {"latents": part}
             if self.message_length:
-                feeds["message"] = message[np.newaxis]
+                feeds["message"] = np.repeat(message[np.newaxis], len(part), axis=0)
             wav = self.graphs.run(CODEC_DECODER, feeds, cancellation)
             on_chunk()
             return wav

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bridge.flow.diffusion import Conditions, merged_velocity, plan_batches
-from bridge.flow.noise import frame_noise
-from bridge.flow.solver import count_evaluations, solve, time_grid
+from bridge.flow.solver import count_evaluations
 from bridge.flow.windows import WindowPlan, plan_windows, window_frames
 from bridge.inference.budget import count_need, plan_batch
 from bridge.inference.cancellation import Cancellation
@@ -22,19 +18,15 @@ from bridge.inference.journal import LATENTS, TEXTS, Journal, fingerprint
 from bridge.inference.model import Model
 from bridge.inference.progress import Stage
 from bridge.inference.ranking import Ranking
+from bridge.inference.solving import Solving
 from bridge.inference.span_prediction import predict_frames
 from bridge.request import Prompt, ResolvedSettings
 from bridge.separation import ProgressCallback, Report, Selection, Separation
 from bridge.signal import level
-from bridge.signal.reconstruct import (
-    copy_to_channels,
-    null_depth_db,
-    plan_masks,
-    remainder,
-    split_by_masks,
-)
+from bridge.signal.reconstruct import null_depth_db, plan_masks, remainder, split_by_masks
 from bridge.signal.resampling import resample
 from bridge.signal.spans import NULL_ID, POSITIVE_ID, frame_ids
+from bridge.signal.views import Views, count_views, listen_to
 from bridge.video import Video
 
 Array = npt.NDArray[np.float32]
@@ -78,18 +70,31 @@ class Pipeline:
         if self.video is not None:
             self.model.check_vision()
         tokens = [self.model.tokens(prompt.text) for prompt in self.prompts]
-        mono = level.downmix(self.mixture)
-        if level.is_silent(mono):
+        views = listen_to(self.mixture, self.settings.listen)
+        if not len(views.signals):
             # Nothing to claim: exact silence, rather than what a network makes of it.
             silence = [np.zeros_like(self.mixture) for _ in self.prompts]
             return self._finish(silence, self.mixture.copy(), windows=0, nfe=0, since_s=started_s)
-        heard = resample(mono, self.sample_rate, manifest.sample_rate)
-        gain = level.gain_to(heard, manifest.input_rms_db)
-        heard *= np.float32(gain)
+        rate = manifest.sample_rate
+        heard = np.stack([resample(view, self.sample_rate, rate) for view in views.signals])
+        gains = [level.gain_to(view, manifest.input_rms_db) for view in heard]
+        gain = np.asarray(gains, dtype=np.float32)[:, np.newaxis]
+        heard *= gain
         latents = self._encode(heard)
-        plan = plan_windows(len(latents), window, overlap)
+        plan = plan_windows(latents.shape[1], window, overlap)
         spans = np.stack([self._span_ids(prompt, latents, plan) for prompt in self.prompts])
-        flow = self._solve(latents, tokens, spans, plan, batch)
+        solving = Solving(
+            self.model,
+            self.settings,
+            self.progress,
+            self.cancellation,
+            self.journal,
+            latents,
+            plan,
+            batch,
+        )
+        encoded = [self._text_features(ids) for ids in tokens]
+        flow = solving.run(encoded, spans, self.video)
         decoding = Decoding(
             self.model,
             self.prompts,
@@ -99,11 +104,11 @@ class Pipeline:
             self.journal,
             Ranking(self.model, latents, plan, self.settings.judge, self.cancellation),
             message,
-            Preview(self.journal, gain, manifest.sample_rate, self.sample_rate, self.mixture.shape),
+            Preview(self.journal, gain, rate, self.sample_rate, views),
         )
         waveforms, selections = decoding.run(flow, spans, heard)
         stems, residual = self._reconstruct(
-            [self._to_mixture_rate(wave / np.float32(gain)) for wave in waveforms]
+            [self._to_mixture_rate(wave / gain) for wave in waveforms], views
         )
         nfe = count_evaluations(self.settings.solver, self.settings.steps)
         return self._finish(
@@ -127,17 +132,19 @@ class Pipeline:
             prompts=len(self.prompts),
             window=window,
             candidates=self.settings.candidates,
+            views=count_views(channels, self.settings.listen),
         )
         return plan_batch(need, self.memory_bytes, self.model.most_windows)
 
     def _encode(self, heard: Array) -> Array:
-        """Encode the model-rate mixture (samples,): latents (T, C)."""
+        """Encode what is heard at the model's rate (V, samples): latents (V, T, C)."""
         manifest = self.model.manifest
         padded = pad_to_frames(heard, manifest.hop_length)
-        frames = len(padded) // manifest.hop_length
+        views, samples = padded.shape
+        frames = samples // manifest.hop_length
         key = fingerprint(padded, manifest.sha256)
         known = self.journal.recall(LATENTS, key)
-        if known is not None and known.shape == (frames, manifest.latent_channels):
+        if known is not None and known.shape == (views, frames, manifest.latent_channels):
             return known
         stage = Stage(self.progress, "encode", count_chunks(frames, manifest.codec))
         latents = self.model.encode(padded, self.cancellation, stage.advance)
@@ -155,86 +162,45 @@ class Pipeline:
         self.journal.keep(TEXTS, key, features)
         return features
 
-    def _solve(
-        self,
-        latents: Array,
-        tokens: Sequence[npt.NDArray[np.int64]],
-        spans: npt.NDArray[np.int64],
-        plan: WindowPlan,
-        batch: int,
-    ) -> Array:
-        """Integrate the flow of all prompts: states (P * K, T, 2C) at t = 1.
-
-        The K candidates of a prompt are rows of the one state, each from its own noise.
-        """
-        frames, channels = latents.shape
-        candidates = self.settings.candidates
-        encoded = [self._text_features(ids) for ids in tokens]
-        texts = tuple(text for text in encoded for _ in range(candidates))
-        seen = self.model.visual_features(self.video, frames, self.cancellation)
-        nfe = count_evaluations(self.settings.solver, self.settings.steps)
-        runs = nfe * len(plan_batches(texts, len(plan.starts), batch))
-        first, start = self._beginning((len(texts), frames, 2 * channels))
-        steps = self.settings.steps
-        stage = Stage(self.progress, "solve", runs, runs // steps * first)
-        field = merged_velocity(
-            self.model.velocity(self.cancellation),
-            plan,
-            Conditions(latents, texts, np.repeat(spans, candidates, axis=0), seen),
-            batch,
-            stage.advance,
-        )
-        done = itertools.count(first + 1)
-
-        def on_step(state: Array) -> None:
-            if (step := next(done)) < steps:
-                self.journal.checkpoint(step, state)
-
-        return solve(field, start, time_grid(steps)[first:], self.settings.solver, on_step)
-
     def _span_ids(self, prompt: Prompt, latents: Array, plan: WindowPlan) -> npt.NDArray[np.int64]:
         """Mark the frames (T,) of a prompt's spans; of none given, of those the model predicts."""
         manifest = self.model.manifest
         prediction = manifest.span_prediction
         told = prompt.spans or self.video is not None
         if told or prediction is None or not self.settings.predict_spans:
-            return frame_ids(prompt.spans, len(latents), manifest.sample_rate, manifest.hop_length)
-        heard = predict_frames(
-            self.model.span_predictor(prompt.text, self.cancellation),
-            latents,
-            threshold=prediction.threshold,
-            window=plan.length,
-            overlap=plan.overlap,
+            frames = latents.shape[1]
+            return frame_ids(prompt.spans, frames, manifest.sample_rate, manifest.hop_length)
+        predictor = self.model.span_predictor(prompt.text, self.cancellation)
+        heard = np.any(
+            [
+                predict_frames(
+                    predictor,
+                    view,
+                    threshold=prediction.threshold,
+                    window=plan.length,
+                    overlap=plan.overlap,
+                )
+                for view in latents
+            ],
+            axis=0,
         )
         return np.where(heard, POSITIVE_ID, NULL_ID).astype(np.int64)
 
-    def _beginning(self, shape: tuple[int, int, int]) -> tuple[int, Array]:
-        """Return the steps made by an earlier attempt and the state (P * K, T, 2C) after them."""
-        resumed = self.journal.resume()
-        if resumed is not None and resumed[1].shape == shape:
-            return resumed
-        # The noise is a matter of seed and frame alone, so that another prompt more or less
-        # does not change a stem.
-        _, frames, channels = shape
-        noises = [
-            frame_noise(self.settings.seed, 0, frames, channels, candidate)
-            for candidate in range(self.settings.candidates)
-        ]
-        return 0, np.stack(noises * len(self.prompts))
-
-    def _to_mixture_rate(self, waveform: Array) -> Array:
-        """Bring a model-rate waveform to the mixture's rate and its exact length."""
+    def _to_mixture_rate(self, waves: Array) -> Array:
+        """Bring waveforms (V, samples) from the model's rate to the mixture's and its length."""
         samples = self.mixture.shape[1]
-        return resample(waveform, self.model.manifest.sample_rate, self.sample_rate, samples)
+        rate = self.model.manifest.sample_rate
+        return np.stack([resample(wave, rate, self.sample_rate, samples) for wave in waves])
 
-    def _reconstruct(self, waveforms: list[Array]) -> tuple[list[Array], Array]:
-        """Turn mono targets and residual at the mixture's rate into stems and their residual."""
+    def _reconstruct(self, waveforms: list[Array], views: Views) -> tuple[list[Array], Array]:
+        """Turn targets and residual (V, samples) into stems and their residual."""
         *targets, rest = waveforms
         mode = self.settings.reconstruct
         sizes = self.model.manifest.reconstruction
         channels, samples = self.mixture.shape
         spatial = channels if mode == "wiener" else 1
-        plan = plan_masks(samples, self.sample_rate, len(targets), sizes, spatial)
+        masks = len(targets) * len(views.signals)
+        plan = plan_masks(samples, self.sample_rate, masks, sizes, spatial)
         masked = mode in ("mask", "wiener")
         blocks = plan.rounds * len(plan.blocks) if masked else 1
         stage = Stage(self.progress, "reconstruct", blocks)
@@ -244,14 +210,10 @@ class Pipeline:
             stage.advance()
 
         if masked:
-            stems = split_by_masks(self.mixture, targets, rest, plan, on_block)
+            stems = split_by_masks(self.mixture, targets, rest, views.of_channel, plan, on_block)
             return stems, remainder(self.mixture, stems)
-        stems = copy_to_channels(targets, channels)
-        residual = (
-            copy_to_channels([rest], channels)[0]
-            if mode == "raw"
-            else remainder(self.mixture, stems)
-        )
+        stems = [views.to_channels(target) for target in targets]
+        residual = views.to_channels(rest) if mode == "raw" else remainder(self.mixture, stems)
         on_block()
         return stems, residual
 
@@ -289,6 +251,7 @@ class Pipeline:
             overlap_s=settings.overlap_s,
             windows=windows,
             reconstruct=settings.reconstruct,
+            listen=settings.listen,
             provider=self.model.graphs.provider,
             null_depth_db=depth_db,
             stems=names,

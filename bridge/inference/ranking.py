@@ -33,8 +33,8 @@ class Ranking:
     Attributes
     ----------
     model : Model
-    latents : ndarray of float32, shape (T, C)
-        Of the mixture.
+    latents : ndarray of float32, shape (V, T, C)
+        Of what is heard of the mixture.
     plan : WindowPlan
         The judge hears so much at a time: it was trained on clips, like the flow.
     judged : bool
@@ -59,7 +59,7 @@ class Ranking:
             Name and prompt of the stem.
         ids : ndarray of int64, shape (T,)
             Its span ids.
-        waves : sequence of ndarray of float32, shape (samples,)
+        waves : sequence of ndarray of float32, shape (V, samples)
             The candidates at the model's rate, at least one.
         """
         several = len(waves) > 1
@@ -74,7 +74,8 @@ class Ranking:
         if expected is None:
             return Selection(stem, int(np.argmax(agreement(waves))), "agreement")
         manifest = self.model.manifest
-        heard = [sounding_frames(w, manifest.hop_length, manifest.sample_rate) for w in waves]
+        sizes = (manifest.hop_length, manifest.sample_rate)
+        heard = [np.any([sounding_frames(v, *sizes) for v in wave], axis=0) for wave in waves]
         best = int(np.argmax([overlap(frames, expected) for frames in heard]))
         return Selection(stem, best, "spans")
 
@@ -83,7 +84,14 @@ class Ranking:
         padded = pad_to_frames(wave, self.model.manifest.hop_length)
         coded = self.model.encode(padded, self.cancellation, lambda: None)
         parts = [slice(start, start + self.plan.length) for start in self.plan.starts]
-        scores = np.mean([judge(self.latents[part], coded[part]) for part in parts], axis=0)
+        scores = np.mean(
+            [
+                judge(mixture[part], stem[part])
+                for mixture, stem in zip(self.latents, coded, strict=True)
+                for part in parts
+            ],
+            axis=0,
+        )
         return Scores(*(float(score) for score in scores))
 
 
@@ -92,7 +100,7 @@ def agreement(waves: Sequence[Array]) -> list[float]:
 
     Parameters
     ----------
-    waves : sequence of ndarray of float32, shape (samples,)
+    waves : sequence of ndarray of float32, any one shape
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The mono signal that a model hears, at the level it expects."""
+"""Signals that a model hears, at the level it expects."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ MAX_GAIN_DB: Final = 60.0
 
 
 def downmix(mixture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Average the channels of a mixture (channels, samples): (samples,).
-
-    What two channels hold in opposite phase cancels; the model does not hear it, and it stays
-    in the residual.
-    """
+    """Average the channels of a mixture (channels, samples): (samples,)."""
     return np.asarray(mixture.mean(axis=0), dtype=np.float32)
 
 

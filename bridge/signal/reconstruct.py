@@ -1,7 +1,8 @@
 """From the model's mono, band-limited waveforms to stems of the mixture as it was given.
 
 ``raw``
-    The model's own waveforms, the same in every channel. They need not sum to the mixture.
+    The model's own waveforms: in every channel what was found in what the model heard of it (see
+    `bridge.signal.views`). They need not sum to the mixture.
 ``null``
     Stems as in ``raw``; the residual is the mixture minus the stems, so all sum to the mixture.
 ``mask``
@@ -9,7 +10,7 @@
     magnitudes: the image in the stereo field and the full bandwidth are the mixture's own, and
     stems and residual sum to it.
 ``wiener``
-    As ``mask``, with a gain for every pair of channels instead of one for all: the masks say
+    As ``mask``, with a gain for every pair of channels instead of one for each: the masks say
     where in the stereo field each stem sits, and the filter uses it; see `bridge.signal.spatial`.
 """
 
@@ -27,16 +28,12 @@ from bridge.signal.spatial import SpatialModel, wiener_filter
 from bridge.signal.stft import Stft, plan_stft
 
 Array: TypeAlias = npt.NDArray[np.float32]
+Spectra: TypeAlias = npt.NDArray[np.complex64]
 
 _BLOCK_BYTES = 16 * 2**20
 _GUIDE_BAND_HZ = 1_500.0
 _FLOOR = 1e-9
 _PASSBAND = 0.45  # of the rate; the resampler keeps up to 0.456
-
-
-def copy_to_channels(waveforms: Sequence[Array], channels: int) -> list[Array]:
-    """Give mono waveforms (samples,) the mixture's channels: arrays (channels, samples)."""
-    return [np.tile(waveform, (channels, 1)) for waveform in waveforms]
 
 
 def remainder(mixture: Array, stems: Sequence[Array]) -> Array:
@@ -81,15 +78,27 @@ class MaskPlan:
 
 
 def plan_masks(
-    samples: int, sample_rate: int, targets: int, sizes: Reconstruction, spatial_channels: int = 1
+    samples: int,
+    sample_rate: int,
+    masks: int,
+    sizes: Reconstruction,
+    spatial_channels: int = 1,
 ) -> MaskPlan:
-    """Lay out the masking of a mixture of some length and rate into some number of targets.
+    """Lay out the masking of a mixture of some length and rate.
 
-    Of one channel there is nothing to learn about places: more of them make the plan spatial.
+    Parameters
+    ----------
+    samples, sample_rate : int
+        Of the mixture.
+    masks : int
+        How many there are, over all targets and views.
+    sizes : Reconstruction
+    spatial_channels : int
+        Of one channel there is nothing to learn about places: more of them make the plan spatial.
     """
     stft = plan_stft(samples, sample_rate, sizes)
     # Masks, products and their transforms: about so many arrays of a block's size at once.
-    arrays = targets + 6 + (spatial_channels**2 if spatial_channels > 1 else 0)
+    arrays = masks + 6 + (spatial_channels**2 if spatial_channels > 1 else 0)
     frames = max(1, _BLOCK_BYTES // (8 * stft.bins * arrays))
     hz_per_bin = sample_rate / stft.n_fft
     # A mixture of a low rate has passed the resampler's filter on its way in and out.
@@ -104,10 +113,11 @@ def split_by_masks(
     mixture: Array,
     targets: Sequence[Array],
     residual: Array,
+    of_channel: Sequence[int],
     plan: MaskPlan,
     on_block: Callable[[], None],
 ) -> list[Array]:
-    """Apply ratio masks made from the model's waveforms to every channel of the mixture.
+    """Apply ratio masks made from the model's waveforms to the channels of the mixture.
 
     The mask of stem ``k`` is ``|T_k|^p / (sum_j |T_j|^p + |R|^p)``. Above the band of the model it
     is, in each frame, the mean of the mask over the band's top 1.5 kHz. Where all the waveforms
@@ -116,10 +126,13 @@ def split_by_masks(
     Parameters
     ----------
     mixture : ndarray of float32, shape (channels, samples)
-    targets : sequence of ndarray of float32, shape (samples,)
-        The model's waveform of each stem at the mixture's rate.
-    residual : ndarray of float32, shape (samples,)
-        The model's waveform of the rest.
+    targets : sequence of ndarray of float32, shape (V, samples)
+        For each stem what the model found in each of the V signals it heard, at the mixture's
+        rate.
+    residual : ndarray of float32, shape (V, samples)
+        What it found to be the rest.
+    of_channel : sequence of int
+        For each channel of the mixture which of those tells of it.
     plan : MaskPlan
         From `plan_masks`.
     on_block : callable
@@ -131,15 +144,20 @@ def split_by_masks(
         One stem per target.
     """
     stems = [np.zeros_like(mixture) for _ in targets]
-    places = _learn_places(mixture, targets, residual, plan, on_block) if plan.spatial else None
+    waves = list(zip(*targets, residual, strict=True))
+    places = _learn_places(mixture, waves, of_channel, plan, on_block) if plan.spatial else None
     for block, (first, end) in enumerate(plan.blocks):
-        masks = _ratio_masks(plan, targets, residual, first, end)
+        masks = [_ratio_masks(plan, view, first, end) for view in waves]
         spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
         if places is None:
-            parts = [[mask * channel for channel in spectra] for mask in masks]
+            parts = [
+                [mask[view] * channel for view, channel in zip(of_channel, spectra, strict=True)]
+                for mask in zip(*masks, strict=True)
+            ]
         else:
             floor = (_FLOOR * plan.stft.n_fft / 4) ** 2
-            parts = wiener_filter(_with_rest(masks), spectra, places.covariances(block), floor)
+            shares = _with_rest(_joint_masks(masks, of_channel, spectra))
+            parts = wiener_filter(shares, spectra, places.covariances(block), floor)
         for part, stem in zip(parts, stems, strict=True):
             for channel, out in zip(part, stem, strict=True):
                 plan.stft.synthesise(channel, first, out)
@@ -168,8 +186,8 @@ def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> fl
 
 def _learn_places(
     mixture: Array,
-    targets: Sequence[Array],
-    residual: Array,
+    waves: Sequence[tuple[Array, ...]],
+    of_channel: Sequence[int],
     plan: MaskPlan,
     on_block: Callable[[], None],
 ) -> SpatialModel:
@@ -177,10 +195,11 @@ def _learn_places(
     stft = plan.stft
     first, end = plan.blocks[0]
     block_s = (end - first) * stft.hop / plan.sample_rate
-    model = SpatialModel(len(targets) + 1, len(mixture), len(plan.blocks), block_s)
+    model = SpatialModel(len(waves[0]), len(mixture), len(plan.blocks), block_s)
     for block, (first, end) in enumerate(plan.blocks):
-        masks = _with_rest(_ratio_masks(plan, targets, residual, first, end))
-        model.learn(block, masks, [stft.analyse(signal, first, end) for signal in mixture])
+        masks = [_ratio_masks(plan, view, first, end) for view in waves]
+        spectra = [stft.analyse(signal, first, end) for signal in mixture]
+        model.learn(block, _with_rest(_joint_masks(masks, of_channel, spectra)), spectra)
         on_block()
     return model
 
@@ -191,11 +210,28 @@ def _with_rest(masks: list[Array]) -> list[Array]:
     return [*masks, np.maximum(rest, np.float32(0))]
 
 
-def _ratio_masks(
-    plan: MaskPlan, targets: Sequence[Array], residual: Array, first: int, end: int
+def _joint_masks(
+    masks: Sequence[list[Array]], of_channel: Sequence[int], spectra: Sequence[Spectra]
 ) -> list[Array]:
-    """Masks (frames, bins) of each target for a block of frames."""
+    """Average the views' masks (frames, bins) of each target, each by the power it speaks of."""
+    if len(masks) == 1:
+        return masks[0]
+    powers = [np.zeros_like(masks[0][0]) for _ in masks]
+    for view, channel in zip(of_channel, spectra, strict=True):
+        powers[view] += np.square(channel.real) + np.square(channel.imag)
+    total = np.sum(powers, axis=0)
+    total += np.float32(np.finfo(np.float32).tiny)
+    return [
+        sum((mask * (power / total) for mask, power in zip(views, powers, strict=True)),
+            start=np.zeros_like(total))
+        for views in zip(*masks, strict=True)
+    ]  # fmt: skip
+
+
+def _ratio_masks(plan: MaskPlan, waves: Sequence[Array], first: int, end: int) -> list[Array]:
+    """Masks (frames, bins) for a block of frames: of each waveform but the last, the rest."""
     stft = plan.stft
+    *targets, residual = waves
     powers = [_power(stft.analyse(wave, first, end), plan.exponent) for wave in targets]
     total = _power(stft.analyse(residual, first, end), plan.exponent)
     for power in powers:

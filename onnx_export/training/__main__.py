@@ -59,6 +59,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Directory of the run.")],
     recipe: Annotated[Path, typer.Option(help="A recipe in TOML.")] = RECIPE,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Bundle whose weights a new run begins with.")
+    ] = None,
 ) -> None:
     """Train a model; a stopped run goes on from its last checkpoint."""
     from onnx_export.training.config import load_recipe
@@ -68,7 +71,7 @@ def train(
     if steps:
         settings = msgspec.structs.replace(loaded.train, steps=steps)
         loaded = msgspec.structs.replace(loaded, train=settings)
-    run(loaded, pool, out)
+    run(loaded, pool, out, start)
 
 
 @app.command()

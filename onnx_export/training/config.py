@@ -25,6 +25,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     same_song: float = 0.6
     music_level_db: float = 5.0
     other_level_db: float = 10.0
+    panned: float = 0.0
     absent: float = 0.08
     plain_names: float = 0.2
     spans: float = 0.4

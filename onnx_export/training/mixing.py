@@ -26,6 +26,9 @@ LEVEL_JITTER_DB = (-9.0, 5.0)
 #: Spans follow the paper: below -40 dBFS is silence, and a stretch lasts at least 250 ms.
 SILENCE_RMS = 0.01
 MIN_SPAN_S = 0.25
+#: Angles of sources between the channel that is heard and the other, as constant-power panning
+#: has them: the farthest comes 18 dB weaker.
+PANS = (0.1, np.pi / 2 - 0.12)
 #: A stem whose loudest frame has less mean square than this (-46 dBFS) is at rest.
 AT_REST = 2.5e-5
 NOT_MUSIC = frozenset({"speech", "noise", "hum", "siren", "clicks"})
@@ -163,6 +166,7 @@ class Mixer:
         """One mixture's stems as unscaled latents, (sources, T, C), none of them silent."""
         for _ in range(20):
             chosen = self._sources(rng)
+            panned = rng.random() < self.data.panned
             wav = self._crop(rng, [path for _, path in chosen])
             latents = self.codec.encode(torch.from_numpy(wav)[:, None])
             for row, (name, _) in enumerate(chosen):
@@ -175,6 +179,8 @@ class Mixer:
                 half = (self.data.other_level_db if name in NOT_MUSIC
                         else self.data.music_level_db)  # fmt: skip
                 gain = 10 ** (rng.uniform(-half, half) / 20) / rms if rms else 0.0
+                if panned:
+                    gain *= np.cos(rng.uniform(*PANS))
                 latents[row] *= gain * rng.choice([-1.0, 1.0])
             sounding = [i for i in range(len(chosen)) if float(latents[i].abs().max()) > 0]
             if len(sounding) >= self.data.min_sources:

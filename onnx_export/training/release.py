@@ -12,7 +12,7 @@ from onnx_export.mini import MiniModel
 from onnx_export.recipes import Provenance, mini_blueprint
 from onnx_export.training.alignment import HEAD
 from onnx_export.training.config import RECIPE_FILE, Recipe
-from onnx_export.training.train import CHECKPOINT, TOKENIZER
+from onnx_export.training.trainer import CHECKPOINT, TOKENIZER
 
 LICENCE = "GPL-3.0-or-later"
 

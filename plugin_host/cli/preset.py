@@ -112,6 +112,7 @@ def save(
     window: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
     overlap: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
     reconstruct: Annotated[str | None, typer.Option(metavar="raw|null|mask|wiener")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="channels|mean")] = None,
     predict_spans: Annotated[
         bool | None,
         typer.Option(
@@ -139,7 +140,7 @@ def save(
     spans += [parse_span(text, "-") for text in not_span or ()]
     settings = build_settings(
         seed=seed, steps=steps, solver=solver, window_s=window, overlap_s=overlap,
-        reconstruct=reconstruct, predict_spans=predict_spans, candidates=candidates,
+        reconstruct=reconstruct, listen=listen, predict_spans=predict_spans, candidates=candidates,
         watermark=watermark,
     )  # fmt: skip
     added = [parse_prompt(text) for text in prompt or ()]

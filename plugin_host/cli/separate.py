@@ -125,6 +125,12 @@ def separate(
             metavar="raw|null|mask|wiener", help="How the stems are made from the mixture."
         ),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="channels|mean", help="Whether the model hears each channel, or their mean."
+        ),
+    ] = None,
     predict_spans: Annotated[
         bool | None,
         typer.Option(
@@ -190,6 +196,7 @@ def separate(
         window_s=window,
         overlap_s=overlap,
         reconstruct=reconstruct,
+        listen=listen,
         predict_spans=predict_spans,
         candidates=candidates,
         judge=judge,

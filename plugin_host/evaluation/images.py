@@ -22,7 +22,7 @@ def ideal_ratio_mask(mixture: Audio, stem: Audio, sample_rate: int) -> Audio:
     sizes = Reconstruction(exponent=2.0, n_fft=2048, hop=512, band_hz=sample_rate / 2)
     plan = plan_masks(mixture.shape[1], sample_rate, 1, sizes)
     channels = [
-        split_by_masks(m[None], [s], m - s, plan, lambda: None)[0][0]
+        split_by_masks(m[None], [s[None]], (m - s)[None], (0,), plan, lambda: None)[0][0]
         for m, s in zip(mixture, stem, strict=True)
     ]
     return np.stack(channels)

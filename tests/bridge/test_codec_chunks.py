@@ -15,7 +15,7 @@ NO_MESSAGE = np.zeros(0, np.float32)
 
 
 def code(directory, wav):
-    """Round trip: latents, waveform, and how often each graph ran."""
+    """Round trip of one view: latents, waveform, and how often each graph ran."""
     model = Model(directory, threads=1)
     runs = {"encode": 0, "decode": 0}
 
@@ -23,9 +23,9 @@ def code(directory, wav):
         runs[name] += 1
 
     with Cancellation(None) as never:
-        latents = model.encode(wav, never, lambda: count("encode"))
+        latents = model.encode(wav[None], never, lambda: count("encode"))
         decoded = model.decode(latents, NO_MESSAGE, never, lambda: count("decode"))
-    return latents, decoded, runs
+    return latents[0], decoded[0], runs
 
 
 @pytest.mark.parametrize("frames", [1, 7, 8, 9, 57])

@@ -28,7 +28,8 @@ def conditions(prompts=3):
     absolute = np.repeat(np.arange(FRAMES, dtype=np.float32)[:, None], CHANNELS, axis=1)
     lengths = [2, 5, 2, 3][:prompts]
     return Conditions(
-        latents=absolute,
+        latents=np.stack([absolute, 3 + absolute[::-1]]),
+        views=(0, 1, 0, 1)[:prompts],
         texts=tuple(rng.normal(size=(n, 6)).astype(np.float32) for n in lengths),
         spans=rng.integers(0, 3, size=(prompts, FRAMES)),
     )
@@ -81,12 +82,31 @@ def test_another_prompt_does_not_change_a_bit():
     everything = conditions(4)
     for prompt in range(4):
         alone = Conditions(
-            everything.latents, everything.texts[prompt : prompt + 1], everything.spans[[prompt]]
+            everything.latents,
+            everything.views[prompt : prompt + 1],
+            everything.texts[prompt : prompt + 1],
+            everything.spans[[prompt]],
         )
         field = merged_velocity(pointwise, plan, alone, 8, lambda: None)
         together = merged_velocity(pointwise, plan, everything, 8, lambda: None)
         x = np.random.default_rng(1).normal(size=(4, FRAMES, 2 * CHANNELS)).astype(np.float32)
         np.testing.assert_array_equal(field(x[[prompt]], 0.3)[0], together(x, 0.3)[prompt])
+
+
+def test_a_row_hears_its_own_view():
+    given_conditions = conditions(2)
+    x = np.random.default_rng(2).normal(size=(2, FRAMES, 2 * CHANNELS)).astype(np.float32)
+    for row, view in enumerate(given_conditions.views):
+        alone = Conditions(
+            given_conditions.latents[[view]],
+            (0,),
+            given_conditions.texts[row : row + 1],
+            given_conditions.spans[[row]],
+        )
+        plan = plan_windows(FRAMES, 40, 10)
+        expected = merged_velocity(pointwise, plan, alone, 1, lambda: None)(x[[row]], 0.5)[0]
+        together = merged_velocity(pointwise, plan, given_conditions, 1, lambda: None)(x, 0.5)
+        np.testing.assert_array_equal(together[row], expected)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 8))

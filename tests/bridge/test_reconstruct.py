@@ -14,7 +14,15 @@ SIZES = Reconstruction(exponent=1.0, n_fft=2048, hop=512, band_hz=4000.0)
 def split(mixture, targets, residual, rate=44_100, sizes=SIZES):
     plan = plan_masks(mixture.shape[1], rate, len(targets), sizes)
     blocks = []
-    stems = split_by_masks(mixture, targets, residual, plan, lambda: blocks.append(1))
+    one_view = (0,) * len(mixture)
+    stems = split_by_masks(
+        mixture,
+        [target[None] for target in targets],
+        residual[None],
+        one_view,
+        plan,
+        lambda: blocks.append(1),
+    )
     assert len(blocks) == len(plan.blocks)
     return stems
 

@@ -11,7 +11,8 @@ from onnx_export.mini import MiniModel
 from onnx_export.training.alignment import HEAD, Alignment
 from onnx_export.training.config import AlignConfig
 from onnx_export.training.release import load_run
-from onnx_export.training.train import CHECKPOINT, train
+from onnx_export.training.train import train
+from onnx_export.training.trainer import CHECKPOINT
 
 
 @pytest.fixture(scope="module")

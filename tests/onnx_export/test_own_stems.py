@@ -15,7 +15,8 @@ from onnx_export.training.mixing import Mixer
 from onnx_export.training.own_stems import import_stems
 from onnx_export.training.release import load_run
 from onnx_export.training.stem_pool import StemPool
-from onnx_export.training.train import TOKENIZER, train
+from onnx_export.training.train import train
+from onnx_export.training.trainer import TOKENIZER
 from onnx_export.training.vocabulary import train_tokenizer
 
 RATE = 22050

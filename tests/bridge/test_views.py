@@ -1,0 +1,73 @@
+"""What the model hears: every channel by itself, each distinct signal once, silence never."""
+
+import numpy as np
+import pytest
+
+from bridge.signal.views import count_views, listen_to
+
+RATE = 8000
+
+
+def noise(seed, samples=4000):
+    return 0.1 * np.random.default_rng(seed).normal(size=samples).astype(np.float32)
+
+
+def test_each_channel_is_heard_by_itself_or_all_as_their_mean():
+    mixture = np.stack([noise(0), noise(1)])
+    channels = listen_to(mixture, "channels")
+    np.testing.assert_array_equal(channels.signals, mixture)
+    assert channels.of_channel == (0, 1)
+    mean = listen_to(mixture, "mean")
+    np.testing.assert_allclose(mean.signals, mixture.mean(axis=0, keepdims=True), atol=1e-8)
+    assert mean.of_channel == (0, 0)
+    assert (count_views(2, "channels"), count_views(2, "mean")) == (2, 1)
+
+
+def test_equal_channels_are_heard_once_and_silent_ones_never():
+    left, right, silence = noise(0), noise(1), np.zeros(4000, np.float32)
+    views = listen_to(np.stack([left, silence, right, left]), "channels")
+    np.testing.assert_array_equal(views.signals, np.stack([left, right]))
+    assert views.of_channel == (0, 0, 1, 0)
+    found = np.stack([noise(2), noise(3)])
+    np.testing.assert_array_equal(views.to_channels(found), found[[0, 0, 1, 0]])
+
+
+@pytest.mark.parametrize("listening", ["channels", "mean"])
+def test_of_silence_nothing_is_heard(listening):
+    assert len(listen_to(np.zeros((3, 100), np.float32), listening).signals) == 0
+
+
+def test_only_the_mean_misses_what_is_in_opposite_phase():
+    wave = noise(0)
+    mixture = np.stack([wave, -wave])
+    assert len(listen_to(mixture, "mean").signals) == 0
+    np.testing.assert_array_equal(listen_to(mixture, "channels").signals, mixture)
+
+
+@pytest.mark.parametrize("reconstruct", ["raw", "null", "mask"])
+def test_a_channel_comes_out_as_it_does_alone(engine, reconstruct):
+    """Two channels that have nothing in common, so that neither may change the other."""
+    left, right = noise(0), noise(1)
+    asked = {"reconstruct": reconstruct, "listen": "channels", "steps": 3}
+    both = engine.separate(np.stack([left, right]), RATE, ["half", "everything"], **asked)
+    for channel, signal in enumerate((left, right)):
+        alone = engine.separate(signal[None], RATE, ["half", "everything"], **asked)
+        for name, stem in alone.stems.items():
+            np.testing.assert_allclose(both.stems[name][channel], stem[0], atol=1e-6)
+    assert both.report.listen == "channels"
+
+
+def test_raw_stems_of_a_stereo_mixture_are_stereo(engine):
+    mixture = np.stack([noise(0), 0.3 * noise(1)])
+    raw = engine.separate(mixture, RATE, ["half"], reconstruct="raw", listen="channels")
+    mono = engine.separate(mixture, RATE, ["half"], reconstruct="raw", listen="mean")
+    assert not np.array_equal(raw.stems["half"][0], raw.stems["half"][1])
+    np.testing.assert_array_equal(mono.stems["half"][0], mono.stems["half"][1])
+
+
+def test_candidates_are_chosen_over_all_channels(engine):
+    mixture = np.stack([noise(0), noise(1)])
+    result = engine.separate(mixture, RATE, ["half"], candidates=3, listen="channels")
+    (selection,) = result.report.selections
+    assert selection.ranker == "agreement"
+    assert 0 <= selection.candidate < 3
