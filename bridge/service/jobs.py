@@ -40,7 +40,10 @@ def job_key(
 
 @dataclass
 class Subscriber:
-    """One request of one session for a job."""
+    """One request of one session for a job.
+
+    `told` is the result it knows of: it may be fetching from that one.
+    """
 
     session: Session
     request: int
@@ -50,6 +53,7 @@ class Subscriber:
     position: int = 0
     upload: Upload | None = None
     download: Download | None = None
+    told: ResultRecord | None = None
     previews: deque[tuple[Partial, Buffer]] = field(default_factory=deque)
 
 

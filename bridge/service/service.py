@@ -220,6 +220,11 @@ class Service:
     def _finish(self, job: Job, result: ResultRecord, *, cached: bool) -> None:
         job.state, job.result = "done", result
         for subscriber in job.subscribers.values():
+            if subscriber.told == result:
+                continue  # it came for another, who asked for the job when it was done
+            if subscriber.told is not None:
+                self.traffic.stop(subscriber)
+            subscriber.told = result
             self.send(subscriber.session, replies.result(subscriber, job, result, cached))
         self._close_if_unwanted(job)
 

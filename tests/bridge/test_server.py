@@ -273,6 +273,21 @@ def test_a_kept_job_outlives_its_client_and_can_be_attached(server: Sidecar) -> 
             other.attach("0" * 64).result(10)
 
 
+def test_who_asks_for_a_job_that_is_done_does_not_disturb_who_fetches_from_it(
+    server: Sidecar,
+) -> None:
+    mixture = noise(1, seed=42)
+    with peer(server) as one, server.client() as other:
+        one.hello()
+        upload(one, submission(server, mixture), mixture)
+        result = one.receive(Result)
+        for _ in range(3):
+            assert other.attach(result.key).result(60).report == result.report
+        assert one.silent()
+        one.send(Fetch(request=1, stem="half", offset=0))
+        assert one.receive(Stem).offset == 0
+
+
 def test_bye_ends_a_session_at_once(server: Sidecar) -> None:
     with peer(server) as one:
         one.hello()
