@@ -142,6 +142,7 @@ class Blueprint:
     graphs: tuple[Graph, ...]
     config: Mapping[str, Any]
     family: str = "sam-audio"
+    spans_complete: bool = False
     input_rms_db: float | None = None
     max_frames: int | None = None
     weights: Literal["checkpoint", "bundle"] = "checkpoint"
@@ -168,6 +169,7 @@ class Blueprint:
             reconstruction=self.reconstruction,
             listen=self.listen,
             prompt=self.prompt,
+            spans_complete=self.spans_complete,
             input_rms_db=self.input_rms_db,
             max_frames=self.max_frames,
             codec=self.codec,

@@ -1,7 +1,7 @@
 """`mini`, the bundled model: a small member of the SAM Audio family.
 
 It has the family's parts and interfaces (text encoder, codec, span embedding, DiT, flow matching
-on joint target and residual latents) at a size that trains on two CPU cores. It differs in five
+on joint target and residual latents) at a size that trains on two CPU cores. It differs in six
 places, each because a small model learns faster that way:
 
 - the codec is a lapped transform (`onnx_export.lapped`), not a learned autoencoder;
@@ -10,6 +10,7 @@ places, each because a small model learns faster that way:
 - the prompt's mean joins the time in modulating every block, beside the cross-attention;
 - every window of the mixture is heard at unit level, so that quiet passages of a song are
   separated like loud ones;
+- in "-" spans the target is silent by construction, and all is residual;
 - the noisy state enters scaled by ``t``, since at ``t = 0`` it says nothing of the answer: the
   first evaluation is then plain regression, undisturbed by the noise (preconditioning in the
   sense of Karras et al. 2022, section 5).
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from onnx_export.dit import DiT, DiTConfig
 from onnx_export.lapped import LappedCodec
@@ -33,6 +35,9 @@ MIN_REMAINING_TIME = 0.02
 QUIETEST_LEVEL = 1e-3
 #: Spans ids: 0 no span, 1 "+", 2 "-", 3 padding, as in SAM Audio.
 SPAN_IDS = 4
+NEGATIVE = 2
+#: A "-" span holds this many frames away from its ends: nobody marks a note to the millisecond.
+SPAN_SLACK_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,16 @@ def pseudo_spectrum(latents: Tensor) -> Tensor:
     above = torch.cat([latents[..., 1:], silent], dim=-1)
     below = torch.cat([silent, latents[..., :-1]], dim=-1)
     return torch.log(latents**2 + (above - below) ** 2 + 1e-4) * 0.25 + 0.5
+
+
+def may_sound(spans: Tensor) -> Tensor:
+    """Say where span ids (B, T) let the target sound: 1 or 0, shape (B, T, 1).
+
+    Everywhere but in "-" spans, less `SPAN_SLACK_FRAMES` at both of their ends.
+    """
+    reach = 2 * SPAN_SLACK_FRAMES + 1
+    allowed = (spans != NEGATIVE).float()[:, None]
+    return functional.max_pool1d(allowed, reach, stride=1, padding=SPAN_SLACK_FRAMES)[:, 0, :, None]
 
 
 class SpanEmbedding(nn.Module):
@@ -164,8 +179,10 @@ class MiniVelocity(nn.Module):
             h, t, memory, memory_mask=text_mask, condition=self.prompt_proj(prompt)
         ).float()
         mask, correction = out.chunk(2, dim=-1)
-        clean: Tensor = level * (torch.sigmoid(mask) * heard.repeat(1, 1, 2) + correction)
-        return clean
+        clean = level * (torch.sigmoid(mask) * heard.repeat(1, 1, 2) + correction)
+        target, residual = clean.chunk(2, dim=-1)
+        here = may_sound(spans)
+        return torch.cat([here * target, here * residual + (1 - here) * latents], dim=-1)
 
     def forward(
         self, x: Tensor, t: Tensor, latents: Tensor, text: Tensor, text_mask: Tensor, spans: Tensor

@@ -252,6 +252,7 @@ def mini_blueprint(model: MiniModel, tokenizer: Path, provenance: Provenance) ->
             exponent=_MINI_EXPONENT, n_fft=2048, hop=512, band_hz=nyquist_hz * channels / hop
         ),
         listen="channels",
+        spans_complete=True,
         input_rms_db=_MINI_RMS_DB,
         prompt=PromptLimits(max_tokens=config.text.max_tokens, text_dim=config.text.dim),
         codec=CodecInfo(encoder_context_frames=1, decoder_context_frames=1, chunk_frames=2048),

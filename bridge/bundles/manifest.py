@@ -150,6 +150,9 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reconstruction : Reconstruction
         How masks are made.
     prompt : PromptLimits
+    spans_complete : bool
+        Whether the velocity network takes a prompt's "+" spans to be all there are, and the rest
+        to be "-"; SAM Audio does not.
     input_rms_db : float or None
         Level in dB relative to full scale to which what the model hears is brought before
         encoding; None leaves it alone.
@@ -185,6 +188,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: Listening = "mean"
     reconstruction: Reconstruction
     prompt: PromptLimits
+    spans_complete: bool = False
     input_rms_db: float | None = None
     max_frames: int | None = None
     codec: CodecInfo

@@ -169,7 +169,13 @@ class Pipeline:
         told = prompt.spans or self.video is not None
         if told or prediction is None or not self.settings.predict_spans:
             frames = latents.shape[1]
-            return frame_ids(prompt.spans, frames, manifest.sample_rate, manifest.hop_length)
+            return frame_ids(
+                prompt.spans,
+                frames,
+                manifest.sample_rate,
+                manifest.hop_length,
+                complete=manifest.spans_complete,
+            )
         predictor = self.model.span_predictor(prompt.text, self.cancellation)
         heard = np.any(
             [

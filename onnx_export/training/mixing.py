@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnx_export.lapped import LappedCodec
-from onnx_export.mini import MiniConfig
+from onnx_export.mini import NEGATIVE, MiniConfig
 from onnx_export.training.config import DataConfig
 from onnx_export.training.families import EXTRA_FAMILIES
 from onnx_export.training.stem_pool import StemPool
@@ -26,16 +26,24 @@ LEVEL_JITTER_DB = (-9.0, 5.0)
 #: Spans follow the paper: below -40 dBFS is silence, and a stretch lasts at least 250 ms.
 SILENCE_RMS = 0.01
 MIN_SPAN_S = 0.25
+#: Share of the prompts with spans that have "-" spans alone.
+ONLY_NEGATIVE = 0.2
 #: Angles of sources between the channel that is heard and the other, as constant-power panning
 #: has them: the farthest comes 18 dB weaker.
 PANS = (0.1, np.pi / 2 - 0.12)
 #: A stem whose loudest frame has less mean square than this (-46 dBFS) is at rest.
 AT_REST = 2.5e-5
 NOT_MUSIC = frozenset({"speech", "noise", "hum", "siren", "clicks"})
-_TEMPLATES = (
+#: Words around a phrasing that say nothing about what is meant. None makes a held-out phrasing.
+TEMPLATES = (
     "the {}", "{} track", "{} stem", "{} sound", "isolated {}", "only {}", "{} part",
-    "just the {}", "solo {}", "{} in the mix", "sound of {}", "{} playing",
+    "just the {}", "solo {}", "{} in the mix", "sound of {}", "a {}", "some {}",
+    "{} please", "all of the {}", "the {} of this song", "{} only", "loud {}", "soft {}",
+    "{} from the band", "extract the {}", "{} recording", "get me the {}",
+    "{} on its own", "the sound of a {}", "live {}", "{} music", "every {}",
 )  # fmt: skip
+#: Share of the prompts other than plain names that have such words.
+WORDS_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,9 @@ def span_ids(
 ) -> NDArray[np.int64]:
     """Spans as a user would mark them: where the target sounds, with edges not quite exact.
 
+    What "+" spans leave is "-", as in a bundle whose manifest says that they are complete. Some
+    users only say where the target does not sound.
+
     Parameters
     ----------
     energy : ndarray, shape (T,)
@@ -95,14 +106,16 @@ def span_ids(
     """
     shortest = max(1, round(MIN_SPAN_S * frames_per_s))
     active = stretches(energy > SILENCE_RMS**2, shortest)
-    ids = np.zeros(len(active), np.int64)
+    if not active.any():
+        return np.zeros(len(active), np.int64)
+    if rng.random() < ONLY_NEGATIVE:
+        return np.where(active, 0, NEGATIVE)
+    ids = np.full(len(active), NEGATIVE, np.int64)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]])))
     slack = max(1, shortest // 3)
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         lo, hi = start + rng.integers(-slack, slack + 1), stop + rng.integers(-slack, slack + 1)
         ids[max(0, lo) : max(0, hi)] = 1
-    if rng.random() < 0.3:
-        ids[~active & (ids == 0)] = 2
     return ids
 
 
@@ -196,7 +209,7 @@ class Mixer:
         if rng.random() < self.data.plain_names:
             return phrasings[0]
         phrase = str(rng.choice(phrasings))
-        return str(rng.choice(_TEMPLATES)).format(phrase) if rng.random() < 0.25 else phrase
+        return str(rng.choice(TEMPLATES)).format(phrase) if rng.random() < WORDS_SHARE else phrase
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw ``size`` examples, two prompts to each mixture."""

@@ -12,10 +12,11 @@ from training_recipe import MODEL, RECIPE
 from bridge.bundles import manifest as manifests
 from onnx_export import rebuild_blueprint, verify_bundle
 from onnx_export.lapped import LappedCodec
+from onnx_export.mini import NEGATIVE, SPAN_SLACK_FRAMES, MiniModel
 from onnx_export.training.config import TrainConfig, load_recipe
 from onnx_export.training.curves import CURVES, draw_curves
 from onnx_export.training.families import FAMILIES
-from onnx_export.training.mixing import Mixer, span_ids, stretches
+from onnx_export.training.mixing import TEMPLATES, Mixer, span_ids, stretches
 from onnx_export.training.objective import (
     draw_times,
     interpolate,
@@ -76,6 +77,13 @@ def test_prompts_name_their_family(pool: Path) -> None:
         assert not any(phrase == prompt for phrase in FAMILIES[family].held_out)
 
 
+def test_no_words_around_a_phrasing_make_one_that_is_held_out() -> None:
+    held_out = {phrase for family in FAMILIES.values() for phrase in family.held_out}
+    for family in FAMILIES.values():
+        said = {template.format(phrase) for phrase in family.phrasings for template in TEMPLATES}
+        assert not held_out & (said | set(family.phrasings))
+
+
 def test_stretches_close_gaps_and_drop_blips() -> None:
     active = np.array([1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0], bool)
     assert stretches(active, 3).tolist() == [True] * 8 + [False] * 8
@@ -84,11 +92,50 @@ def test_stretches_close_gaps_and_drop_blips() -> None:
 def test_spans_mark_where_the_target_sounds() -> None:
     energy = np.zeros(60, np.float32)
     energy[20:40] = 0.01
+    only_negative = 0
     for seed in range(20):
         ids = span_ids(np.random.default_rng(seed), energy, 30.0)
-        assert (ids[24:36] == 1).all()
-        assert not (ids[:16] == 1).any()
-        assert not (ids[44:] == 1).any()
+        only_negative += not (ids == 1).any()
+        # What no "+" span tells of is "-", unless "-" spans are all there is.
+        assert (ids[24:36] == (1 if (ids == 1).any() else 0)).all()
+        assert (ids[:16] == 2).all()
+        assert (ids[44:] == 2).all()
+    assert 0 < only_negative < 10
+    assert not span_ids(np.random.default_rng(0), np.zeros(60, np.float32), 30.0).any()
+
+
+def test_negative_spans_silence_the_target_but_for_their_ends() -> None:
+    torch.manual_seed(0)
+    model = MiniModel(MODEL).eval()
+    channels = MODEL.latent_channels
+    mixture, text = torch.randn(1, 40, channels), torch.randn(1, 3, MODEL.text.dim)
+    spans = torch.ones(1, 40, dtype=torch.int64)
+    spans[:, 10:30] = NEGATIVE
+    inside = slice(10 + SPAN_SLACK_FRAMES, 30 - SPAN_SLACK_FRAMES)
+    state, mask = torch.zeros(1, 40, 2 * channels), torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        clean = model.velocity.clean(state, torch.zeros(1), mixture, text, mask, spans)
+    target, residual = clean.chunk(2, dim=-1)
+    assert target[:, inside].abs().max() == 0
+    assert torch.equal(residual[:, inside], mixture[:, inside])
+    outside = torch.ones(40, dtype=torch.bool)
+    outside[inside] = False
+    assert target[:, outside].abs().amax(-1).min() > 0
+
+
+def test_quiet_mixtures_are_separated_like_loud_ones() -> None:
+    torch.manual_seed(0)
+    model = MiniModel(MODEL).eval()
+    channels = MODEL.latent_channels
+    mixture, text = torch.randn(1, 40, channels), torch.randn(1, 3, MODEL.text.dim)
+    rest = (text, torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 40, dtype=torch.int64))
+    state = torch.zeros(1, 40, 2 * channels)
+    with torch.no_grad():
+        loud, quiet = (
+            model.velocity.clean(state, torch.zeros(1), gain * mixture, *rest)
+            for gain in (1.0, 0.01)
+        )
+    assert torch.allclose(quiet, 0.01 * loud, atol=1e-6)
 
 
 def test_the_relative_error_is_the_improvement() -> None:
