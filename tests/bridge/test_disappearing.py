@@ -24,7 +24,7 @@ from bridge.client import Client
 
 bundle, directory, cache = map(Path, sys.argv[1:])
 with Client.local(bundle, directory=directory, cache=cache) as client:
-    handle = client.submit(noise(20, seed=1), RATE, ["half"], steps=1000)
+    handle = client.submit(noise(240, seed=1), RATE, ["half"], steps=1000)
     while handle.state != "running":
         handle.wait_progress()
     print(handle.key, flush=True)

@@ -249,7 +249,7 @@ def _examples(strategy: st.SearchStrategy, count: int) -> list[bytes]:
 
 
 def test_a_silent_client_loses_its_jobs_after_the_grace_time(server: Sidecar) -> None:
-    mixture = noise(5, seed=40)
+    mixture = noise(240, seed=40)  # much longer in the making than the grace time
     with peer(server) as one:
         one.hello()
         upload(one, submission(server, mixture, settings=LONG), mixture)

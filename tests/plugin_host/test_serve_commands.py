@@ -92,7 +92,7 @@ def test_a_model_given_to_the_server_is_asked_for_by_name(server: Sidecar) -> No
 
 def test_jobs_are_listed_and_cancelled(server: Sidecar) -> None:
     with server.client() as client:
-        handle = client.submit(noise(20, seed=1), RATE, ["half"], steps=1000, solver="midpoint")
+        handle = client.submit(noise(29, seed=1), RATE, ["half"], steps=1000, solver="midpoint")
         wait_until(lambda: handle.progress and handle.progress.stage == "solve")
         shown = stembridge("jobs", "--directory", str(server.directory)).stdout
         line = next(line for line in shown.splitlines() if line.startswith(str(handle.key)[:12]))
