@@ -31,6 +31,7 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Spectra: TypeAlias = npt.NDArray[np.complex64]
 
 _BLOCK_BYTES = 16 * 2**20
+_SPATIAL_BLOCK_S = 1.0  # stretch for which places are estimated
 _GUIDE_BAND_HZ = 1_500.0
 _FLOOR = 1e-9
 _PASSBAND = 0.45  # of the rate; the resampler keeps up to 0.456
@@ -99,7 +100,10 @@ def plan_masks(
     stft = plan_stft(samples, sample_rate, sizes)
     # Masks, products and their transforms: about so many arrays of a block's size at once.
     arrays = masks + 6 + (spatial_channels**2 if spatial_channels > 1 else 0)
-    frames = max(1, _BLOCK_BYTES // (8 * stft.bins * arrays))
+    frames = _BLOCK_BYTES // (8 * stft.bins * arrays)
+    if spatial_channels > 1:
+        frames = min(frames, round(_SPATIAL_BLOCK_S * sample_rate / stft.hop))
+    frames = max(1, frames)
     hz_per_bin = sample_rate / stft.n_fft
     # A mixture of a low rate has passed the resampler's filter on its way in and out.
     band_hz = min(sizes.band_hz, _PASSBAND * sample_rate)
