@@ -23,8 +23,10 @@ Spectra: TypeAlias = npt.NDArray[np.complex64]
 _SPREAD = 1e-2
 #: Power of a mask as weight in learning: only what is nearly one source's alone says where it is.
 _SHARPNESS = 6
-#: Width (standard deviation) of the stretch of time from which a covariance is learnt.
-_MEMORY_S = 15.0
+#: Width (standard deviation) of the stretch of time from which a covariance is learnt. Short, since
+#: few of a song's sources sound at a moment, and one neighbour is cancelled more deeply than three;
+#: in less, too little is heard to tell a place.
+_MEMORY_S = 1.5
 
 
 class SpatialModel:

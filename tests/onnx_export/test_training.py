@@ -1,6 +1,7 @@
 """Training: mixtures, objective, a run that learns, stops, resumes and becomes a bundle."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -190,8 +191,12 @@ def test_recipes_refuse_unknown_fields(tmp_path: Path) -> None:
     path.write_text("[model]\n[train]\nstepz = 3\n")
     with pytest.raises(ValueError, match=r"stepz.*train"):
         load_recipe(path)
-    recipe = load_recipe(Path(train.__code__.co_filename).with_name("mini.toml"))
-    assert recipe.model.name == "mini"
+    first, more = (
+        load_recipe(Path(train.__code__.co_filename).with_name(name))
+        for name in ("mini.toml", "mini_more.toml")
+    )
+    assert first.model.name == "mini"
+    assert first.model == more.model  # the second run goes on from the first
 
 
 def test_a_pool_without_stems_says_what_is_missing(tmp_path: Path) -> None:
@@ -249,6 +254,21 @@ def test_a_run_becomes_a_verified_bundle(run: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert all(difference.passed for difference in differences), differences
     assert "seed 1" in manifests.load(bundle).provenance
+
+
+def test_a_run_may_begin_with_the_weights_of_a_bundle(
+    run: Path, pool: Path, tmp_path: Path
+) -> None:
+    bundle = release(run, tmp_path / "tiny", progress=lambda _line: None)
+    untouched = msgspec.structs.replace(RECIPE.train, steps=0)
+    train(msgspec.structs.replace(RECIPE, train=untouched), pool, tmp_path / "more", bundle)
+    taught, recipe, step = load_run(tmp_path / "more")
+    assert step == 0
+    for before, after in zip(load_run(run)[0].parameters(), taught.parameters(), strict=True):
+        assert torch.allclose(before, after, rtol=1e-3, atol=1e-6)  # a bundle's are rounded
+    other = msgspec.structs.replace(recipe, model=replace(recipe.model, dim=32))
+    with pytest.raises(ValueError, match="dim=32"):
+        train(other, pool, tmp_path / "other", bundle)
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
