@@ -38,6 +38,9 @@ SPAN_IDS = 4
 NEGATIVE = 2
 #: A "-" span holds this many frames away from its ends: nobody marks a note to the millisecond.
 SPAN_SLACK_FRAMES = 3
+#: Share of a window that has to be silent for its "+" spans to be news. Told that a sound is there
+#: all along, the network answers differently, and more often worse than better.
+LEAST_CONTRAST = 0.1
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,9 @@ class MiniVelocity(nn.Module):
         )
         tokens = text_mask[..., None].to(text.dtype)
         prompt = (text * tokens).sum(1) / tokens.sum(1).clamp(min=1)
-        h = self.proj(frames) + self.embed_spans(spans)
+        here = may_sound(spans)
+        told = (1 - here).mean((1, 2)) >= LEAST_CONTRAST
+        h = self.proj(frames) + self.embed_spans(torch.where(told[:, None], spans, 0))
         memory = self.memory_proj(text)
         memory = memory + sinusoid(t, memory.shape[-1]).to(memory.dtype)[:, None]
         out = self.transformer(
@@ -183,7 +188,6 @@ class MiniVelocity(nn.Module):
         mask, correction = out.chunk(2, dim=-1)
         clean = level * (torch.sigmoid(mask) * heard.repeat(1, 1, 2) + correction)
         target, residual = clean.chunk(2, dim=-1)
-        here = may_sound(spans)
         return torch.cat([here * target, here * residual + (1 - here) * latents], dim=-1)
 
     def forward(

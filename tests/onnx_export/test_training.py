@@ -124,6 +124,25 @@ def test_negative_spans_silence_the_target_but_for_their_ends() -> None:
     assert target[:, outside].abs().amax(-1).min() > 0
 
 
+def test_spans_without_contrast_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = MiniModel(MODEL).eval()
+    torch.nn.init.normal_(model.velocity.transformer.output.weight)
+    channels = MODEL.latent_channels
+    mixture, text = torch.randn(1, 40, channels), torch.randn(1, 3, MODEL.text.dim)
+    rest = (torch.zeros(1), mixture, text, torch.ones(1, 3, dtype=torch.bool))
+
+    def answer(spans: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model.velocity.clean(torch.zeros(1, 40, 2 * channels), *rest, spans)
+
+    nothing = torch.zeros(1, 40, dtype=torch.int64)
+    assert torch.equal(answer(torch.ones_like(nothing)), answer(nothing))
+    some = torch.ones_like(nothing)
+    some[:, 20:] = NEGATIVE
+    assert not torch.allclose(answer(some)[:, :20], answer(nothing)[:, :20])
+
+
 def test_quiet_mixtures_are_separated_like_loud_ones() -> None:
     torch.manual_seed(0)
     model = MiniModel(MODEL).eval()
