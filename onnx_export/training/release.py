@@ -12,7 +12,7 @@ from onnx_export.mini import MiniModel
 from onnx_export.recipes import Provenance, mini_blueprint
 from onnx_export.training.alignment import HEAD
 from onnx_export.training.config import RECIPE_FILE, Recipe
-from onnx_export.training.trainer import CHECKPOINT, TOKENIZER
+from onnx_export.training.trainer import CHECKPOINT, START, TOKENIZER
 
 LICENCE = "GPL-3.0-or-later"
 
@@ -59,10 +59,15 @@ def release(run: Path, out: Path, progress: Progress = print) -> Path:
         Told of each graph.
     """
     model, recipe, step = load_run(run)
-    source = (
-        f"trained from scratch by onnx_export.training, {step} steps, seed {recipe.train.seed}, on "
-        "audio synthesised by the project; see onnx_export/MINI.md"
-    )
+    how = f"by onnx_export.training, {step} steps, seed {recipe.train.seed}"
+    start = run / START
+    if start.is_file():
+        source = f"trained on {how}, from a bundle that was {start.read_text(encoding='utf-8')}"
+    else:
+        source = (
+            f"trained from scratch {how}, on audio synthesised by the project; see "
+            "onnx_export/MINI.md"
+        )
     provenance = Provenance(recipe.model.name, LICENCE, source)
     blueprint = mini_blueprint(model, run / TOKENIZER, provenance)
     return export_bundle(blueprint, out, precision="fp16-weights", progress=progress)

@@ -19,7 +19,7 @@ from bridge.bundles import manifest as manifests
 from onnx_export.rebuild import rebuild_mini
 from onnx_export.training.config import RECIPE_FILE, Recipe
 from onnx_export.training.stem_pool import StemPool
-from onnx_export.training.trainer import TOKENIZER, Trainer
+from onnx_export.training.trainer import START, TOKENIZER, Trainer
 from onnx_export.training.vocabulary import keep_tokenizer
 
 
@@ -68,7 +68,9 @@ def train(recipe: Recipe, pool: Path, out: Path, start: Path | None = None) -> N
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
     if start is not None and not (out / TOKENIZER).is_file():
-        shutil.copyfile(start / manifests.load(start).tokenizer, out / TOKENIZER)
+        manifest = manifests.load(start)
+        shutil.copyfile(start / manifest.tokenizer, out / TOKENIZER)
+        (out / START).write_text(manifest.provenance, encoding="utf-8")
     keep_tokenizer(
         out / TOKENIZER, StemPool(pool, "train").vocabulary(), recipe.model.text.vocab_size
     )

@@ -40,6 +40,8 @@ from onnx_export.training.vocabulary import tokenise
 
 CHECKPOINT = "checkpoint.pt"
 TOKENIZER = "tokenizer.json"
+#: What the bundle was that a run began with.
+START = "start.txt"
 VALIDATION_ITEMS = 256
 VALIDATION_CROP_S = 4.096
 REFRESH_EVERY = 200

@@ -283,6 +283,11 @@ def test_a_run_may_begin_with_the_weights_of_a_bundle(
     train(msgspec.structs.replace(RECIPE, train=untouched), pool, tmp_path / "more", bundle)
     taught, recipe, step = load_run(tmp_path / "more")
     assert step == 0
+    again = release(tmp_path / "more", tmp_path / "again", progress=lambda _line: None)
+    assert manifests.load(again).provenance.startswith(
+        "trained on by onnx_export.training, 0 steps"
+    )
+    assert manifests.load(bundle).provenance in manifests.load(again).provenance
     for before, after in zip(load_run(run)[0].parameters(), taught.parameters(), strict=True):
         assert torch.allclose(before, after, rtol=1e-3, atol=1e-6)  # a bundle's are rounded
     other = msgspec.structs.replace(recipe, model=replace(recipe.model, dim=32))
