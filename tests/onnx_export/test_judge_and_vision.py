@@ -191,7 +191,7 @@ def test_the_judge_chooses_and_is_loaded_only_then(bundle: Path) -> None:
     model = Model(bundle, threads=2)
     with Cancellation(None) as cancellation:
         latents, stem = (
-            model.encode(wave[0], cancellation, lambda: None)
+            model.encode(wave[:1], cancellation, lambda: None)[0]
             for wave in (mixture(), alone.stems["drums"])
         )
         expected = model.judge("drums", cancellation)(latents, stem)

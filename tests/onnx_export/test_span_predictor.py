@@ -51,7 +51,7 @@ def predicted_runs(bundle: Path) -> list[tuple[int, int]]:
     """Runs of frames above the threshold, computed from the graphs alone."""
     model = Model(bundle, threads=2)
     with Cancellation(None) as cancellation:
-        latents = model.encode(mixture()[0], cancellation, lambda: None)
+        (latents,) = model.encode(mixture()[:1], cancellation, lambda: None)
         logits = model.span_predictor("drums", cancellation)(latents)
     heard = 1 / (1 + np.exp(-logits)) > 0.3
     edges = np.flatnonzero(np.diff(heard.astype(int), prepend=0, append=0))
