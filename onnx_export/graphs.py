@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bridge.bundles.consistency import BESIDE
 from bridge.bundles.manifest import FORMAT as MANIFEST_FORMAT
 from bridge.bundles.manifest import (
     CodecInfo,
@@ -221,8 +222,15 @@ def decoder_graph(module: nn.Module, channels: int, hop_length: int, message_bit
     )
 
 
-def velocity_graph(module: nn.Module, channels: int, text_dim: int, video_dim: int) -> Graph:
-    """Specify the velocity network; without video if `video_dim` is 0."""
+def velocity_graph(
+    module: nn.Module, channels: int, text_dim: int, video_dim: int, *, stereo: bool = False
+) -> Graph:
+    """Specify the velocity network; without video if `video_dim` is 0.
+
+    If it is `stereo`, it is told of the channel beside the one that it hears.
+    """
+    latents = ("float32", (BATCH, FRAMES, channels))
+    beside = (TensorSpec(BESIDE, *latents),) if stereo else ()
     video = (TensorSpec("video", "float32", (BATCH, video_dim, FRAMES)),) if video_dim else ()
     return Graph(
         "velocity",
@@ -230,10 +238,11 @@ def velocity_graph(module: nn.Module, channels: int, text_dim: int, video_dim: i
         (
             TensorSpec("x", "float32", (BATCH, FRAMES, 2 * channels)),
             TensorSpec("t", "float32", (BATCH,)),
-            TensorSpec("latents", "float32", (BATCH, FRAMES, channels)),
+            TensorSpec("latents", *latents),
             TensorSpec("text", "float32", (BATCH, TOKENS, text_dim)),
             TensorSpec("text_mask", "bool", (BATCH, TOKENS)),
             TensorSpec("spans", "int64", (BATCH, FRAMES)),
+            *beside,
             *video,
         ),
         (TensorSpec("velocity", "float32", (BATCH, FRAMES, 2 * channels)),),

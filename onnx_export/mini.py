@@ -18,7 +18,7 @@ places, each because a small model learns faster that way:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch.nn import functional
 from onnx_export.dit import DiT, DiTConfig
 from onnx_export.lapped import LappedCodec
 from onnx_export.layers import sinusoid
+from onnx_export.panorama import Panorama
 
 #: Below this remainder of flow time the velocity is no longer divided down: 1 / 0.02 is the
 #: steepest it gets.
@@ -69,6 +70,8 @@ class MiniConfig:
         Coefficients kept per frame.
     span_dim : int
         Width of the span embedding.
+    stereo : bool
+        Whether the network that hears a channel is also told of the channel beside it.
     """
 
     name: str = "mini"
@@ -80,15 +83,15 @@ class MiniConfig:
     dim: int = 256
     n_heads: int = 4
     n_layers: int = 8
+    stereo: bool = False
 
-    @property
-    def transformer(self) -> DiTConfig:
-        """The DiT's own configuration: two masks and two corrections come out."""
+    def transformer(self, more_channels: int = 0) -> DiTConfig:
+        """Configure the DiT: two masks and two corrections come out, and what else is asked."""
         return DiTConfig(
             dim=self.dim,
             n_heads=self.n_heads,
             n_layers=self.n_layers,
-            out_channels=4 * self.latent_channels,
+            out_channels=4 * self.latent_channels + more_channels,
         )
 
 
@@ -139,11 +142,15 @@ class MiniVelocity(nn.Module):
         super().__init__()
         channels = config.latent_channels
         self.channels = channels
-        self.proj = nn.Linear(4 * channels, config.dim)
+        self.panorama = Panorama(channels) if config.stereo else None
+        heard, chosen = (
+            (self.panorama.features, 2 * self.panorama.gains) if self.panorama else (0, 0)
+        )
+        self.proj = nn.Linear(4 * channels + heard, config.dim)
         self.embed_spans = SpanEmbedding(config.span_dim, config.dim)
         self.prompt_proj = nn.Linear(config.text.dim, config.dim)
         self.memory_proj = nn.Linear(config.text.dim, config.dim)
-        self.transformer = DiT(config.transformer)
+        self.transformer = DiT(config.transformer(chosen))
         self._initialise()
 
     @torch.no_grad()
@@ -167,14 +174,23 @@ class MiniVelocity(nn.Module):
         self.transformer.output.weight.zero_()
 
     def clean(
-        self, x: Tensor, t: Tensor, latents: Tensor, text: Tensor, text_mask: Tensor, spans: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        latents: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        spans: Tensor,
+        beside: Tensor | None = None,
     ) -> Tensor:
         """Predict the clean target and residual latents (B, T, 2C)."""
         level = latents.pow(2).mean((1, 2), keepdim=True).sqrt().clamp(min=QUIETEST_LEVEL)
         heard = latents / level
-        frames = torch.cat(
-            [torch.asinh(x * t[:, None, None]), torch.asinh(heard), pseudo_spectrum(heard)], dim=-1
-        )
+        parts = [torch.asinh(x * t[:, None, None]), torch.asinh(heard), pseudo_spectrum(heard)]
+        if self.panorama is not None:
+            place, features = self.panorama(heard, heard if beside is None else beside / level)
+            parts.append(features.to(heard.dtype))
+        frames = torch.cat(parts, dim=-1)
         tokens = text_mask[..., None].to(text.dtype)
         prompt = (text * tokens).sum(1) / tokens.sum(1).clamp(min=1)
         here = may_sound(spans)
@@ -185,13 +201,22 @@ class MiniVelocity(nn.Module):
         out = self.transformer(
             h, t, memory, memory_mask=text_mask, condition=self.prompt_proj(prompt)
         ).float()
-        mask, correction = out.chunk(2, dim=-1)
+        mask, correction, gains = out.tensor_split((2 * self.channels, 4 * self.channels), dim=-1)
+        if self.panorama is not None:
+            mask = mask + self.panorama.choose(place, gains)
         clean = level * (torch.sigmoid(mask) * heard.repeat(1, 1, 2) + correction)
         target, residual = clean.chunk(2, dim=-1)
         return torch.cat([here * target, here * residual + (1 - here) * latents], dim=-1)
 
     def forward(
-        self, x: Tensor, t: Tensor, latents: Tensor, text: Tensor, text_mask: Tensor, spans: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        latents: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        spans: Tensor,
+        beside: Tensor | None = None,
     ) -> Tensor:
         """Velocity of the flow.
 
@@ -209,13 +234,16 @@ class MiniVelocity(nn.Module):
             True at real tokens.
         spans : Tensor of int64, shape (B, T)
             Span ids.
+        beside : Tensor, shape (B, T, C), optional
+            The channel beside the mixture's, for a model that is told of it; by default none, as
+            of a mono mixture: the same.
 
         Returns
         -------
         Tensor, shape (B, T, 2C)
         """
         remaining = (1 - t).clamp(min=MIN_REMAINING_TIME)[:, None, None]
-        return (self.clean(x, t, latents, text, text_mask, spans) - x) / remaining
+        return (self.clean(x, t, latents, text, text_mask, spans, beside) - x) / remaining
 
 
 class MiniModel(nn.Module):
@@ -250,3 +278,23 @@ class MiniModel(nn.Module):
             self.text_encoder.get_input_embeddings().weight[:2].zero_()
         self.codec = LappedCodec(config.hop_length, config.latent_channels)
         self.velocity = MiniVelocity(config)
+
+    @torch.no_grad()
+    def take_over(self, other: MiniModel) -> None:
+        """Begin with the weights of another model, which may have been told less.
+
+        What enters or leaves this network beyond the other's begins at zero, so that both answer
+        alike.
+
+        Raises
+        ------
+        ValueError
+            If the other's sizes are not this model's, its `stereo` aside.
+        """
+        if replace(other.config, stereo=self.config.stereo) != self.config:
+            raise ValueError(f"expected a model of {self.config}, got {other.config}")
+        theirs = other.state_dict()
+        for name, mine in self.state_dict().items():
+            given = theirs[name]
+            mine.zero_()
+            mine[tuple(slice(size) for size in given.shape)] = given

@@ -264,7 +264,7 @@ def mini_blueprint(model: MiniModel, tokenizer: Path, provenance: Provenance) ->
             text_graph(text_encoder, config.text.dim, config.text.vocab_size),
             encoder_graph(Encode(model.codec), channels, hop),
             decoder_graph(Decode(model.codec), channels, hop, 0),
-            velocity_graph(model.velocity, channels, config.text.dim, 0),
+            velocity_graph(model.velocity, channels, config.text.dim, 0, stereo=config.stereo),
         ),
     )
 

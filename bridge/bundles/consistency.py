@@ -18,6 +18,9 @@ SPAN_PREDICTOR: Final = "span_predictor"
 JUDGE: Final = "judge"
 VISION_ENCODER: Final = "vision_encoder"
 
+#: Input of a velocity network that is told of the channel beside the one it hears.
+BESIDE: Final = "beside"
+
 #: The judge's own tokenizer, a file of every bundle that has a judge.
 JUDGE_TOKENIZER: Final = "judge_tokenizer.json"
 
@@ -28,7 +31,7 @@ _ROLES: Final[dict[str, tuple[frozenset[str], frozenset[str], str]]] = {
     CODEC_DECODER: (frozenset({"latents"}), frozenset({"message"}), "wav"),
     VELOCITY: (
         frozenset({"x", "t", "latents", "text", "text_mask", "spans"}),
-        frozenset({"video"}),
+        frozenset({"video", BESIDE}),
         "velocity",
     ),
     SPAN_PREDICTOR: (

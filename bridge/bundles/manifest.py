@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bridge.bundles.consistency import faults
+from bridge.bundles.consistency import BESIDE, VELOCITY, faults
 from bridge.errors import ModelError
 from bridge.request import Listening, ReconstructionMode, Solver
 
@@ -204,6 +204,11 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def frame_rate_hz(self) -> float:
         """Latent frames per second."""
         return self.sample_rate / self.hop_length
+
+    @property
+    def hears_beside(self) -> bool:
+        """Whether the velocity network is told of the channel beside the one that it hears."""
+        return any(spec.name == BESIDE for spec in self.graphs[VELOCITY].inputs)
 
     @property
     def sha256(self) -> str:

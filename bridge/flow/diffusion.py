@@ -31,11 +31,12 @@ class VelocityNetwork(Protocol):
         text: npt.NDArray[np.float32],
         text_mask: npt.NDArray[np.bool_],
         spans: npt.NDArray[np.int64],
-        **seen: npt.NDArray[np.float32],
+        **more: npt.NDArray[np.float32],
     ) -> npt.NDArray[np.float32]:
         """Take (B, W, 2C), (B,), (B, W, C), (B, S, D), (B, S), (B, W); return (B, W, 2C).
 
-        Where there is a video, ``video`` is its features (B, F, W).
+        Where there is a video, ``video`` is its features (B, F, W); where the network is told of
+        the channel beside, ``beside`` is its latents (B, W, C).
         """
         ...
 
@@ -58,6 +59,8 @@ class Conditions:
         Span ids per row and frame.
     video : ndarray of float32, shape (F, T), or None
         Visual features, the same for all rows.
+    beside : ndarray of float32, shape (V, T, C), or None
+        Of the channel beside each that is heard, for a network that is told of it.
     """
 
     latents: npt.NDArray[np.float32]
@@ -65,6 +68,7 @@ class Conditions:
     texts: tuple[npt.NDArray[np.float32], ...]
     spans: npt.NDArray[np.int64]
     video: npt.NDArray[np.float32] | None = None
+    beside: npt.NDArray[np.float32] | None = None
 
 
 def plan_batches(
@@ -128,18 +132,20 @@ def merged_velocity(
                 for row, window in items
             ]
             text = np.stack([conditions.texts[row] for row, _ in places])
-            heard = [conditions.latents[conditions.views[row], frames] for row, frames in places]
-            seen = {}
+            heard = [(conditions.views[row], frames) for row, frames in places]
+            more = {}
+            if conditions.beside is not None:
+                more["beside"] = np.stack([conditions.beside[part] for part in heard])
             if conditions.video is not None:
-                seen["video"] = np.stack([conditions.video[:, frames] for _, frames in places])
+                more["video"] = np.stack([conditions.video[:, frames] for _, frames in places])
             predicted = network(
                 x=np.stack([x[row, frames] for row, frames in places]),
                 t=np.full(len(items), t, dtype=np.float32),
-                latents=np.stack(heard),
+                latents=np.stack([conditions.latents[part] for part in heard]),
                 text=text,
                 text_mask=np.ones(text.shape[:2], dtype=np.bool_),
                 spans=np.stack([conditions.spans[row, frames] for row, frames in places]),
-                **seen,
+                **more,
             )
             # A row's windows come in order, so sums never depend on the size of a batch.
             for (row, frames), (_, window), part in zip(places, items, predicted, strict=True):

@@ -85,7 +85,8 @@ def count_need(
     frames = -(-heard // manifest.hop_length)
     state = 2 * manifest.latent_channels
     states = prompts * candidates * views * frames * state
-    solving = views * frames * manifest.latent_channels + _STATES * states
+    coded = (3 if manifest.hears_beside else 1) * views * frames * manifest.latent_channels
+    solving = coded + _STATES * states
     decoding = states + (2 * (prompts + 1) + candidates - 1) * views * heard
     rebuilding = (prompts + 1) * views * (heard + samples) + (prompts + 2) * channels * samples
     always = channels * samples + views * (samples + heard)

@@ -80,7 +80,7 @@ class Pipeline:
         gains = [level.gain_to(view, manifest.input_rms_db) for view in heard]
         gain = np.asarray(gains, dtype=np.float32)[:, np.newaxis]
         heard *= gain
-        latents = self._encode(heard)
+        latents, beside = self._encode_pairs(heard, gain, views)
         plan = plan_windows(latents.shape[1], window, overlap)
         spans = np.stack([self._span_ids(prompt, latents, plan) for prompt in self.prompts])
         solving = Solving(
@@ -90,6 +90,7 @@ class Pipeline:
             self.cancellation,
             self.journal,
             latents,
+            beside,
             plan,
             batch,
         )
@@ -135,6 +136,33 @@ class Pipeline:
             views=count_views(channels, self.settings.listen),
         )
         return plan_batch(need, self.memory_bytes, self.model.most_windows)
+
+    def _encode_pairs(self, heard: Array, gain: Array, views: Views) -> tuple[Array, Array | None]:
+        """Encode what is heard, and for a model that is told of it, what is beside that.
+
+        What is beside a signal gets that signal's gain, so that their ratio stays what it is.
+
+        Parameters
+        ----------
+        heard : ndarray of float32, shape (V, samples)
+            At the model's rate, multiplied by
+        gain : ndarray of float32, shape (V, 1)
+        views : Views
+
+        Returns
+        -------
+        latents, beside : ndarray of float32, shape (V, T, C)
+        """
+        if not self.model.manifest.hears_beside:
+            return self._encode(heard), None
+        count = len(heard)
+        paired = [view for view in range(count) if views.beside[view] != view]
+        other = [views.beside[view] for view in paired]
+        others = heard[other] * (gain[paired] / gain[other])
+        coded = self._encode(np.concatenate([heard, others]))
+        beside = coded[:count].copy()
+        beside[paired] = coded[count:]
+        return coded[:count], beside
 
     def _encode(self, heard: Array) -> Array:
         """Encode what is heard at the model's rate (V, samples): latents (V, T, C)."""

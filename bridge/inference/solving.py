@@ -34,6 +34,8 @@ class Solving:
         Of the job.
     latents : ndarray of float32, shape (V, T, C)
         Of what is heard of the mixture.
+    beside : ndarray of float32, shape (V, T, C), or None
+        Of the channel beside each, for a model that is told of it.
     plan : WindowPlan
     batch : int
         Most windows that go through the network at a time.
@@ -45,6 +47,7 @@ class Solving:
     cancellation: Cancellation
     journal: Journal
     latents: Array
+    beside: Array | None
     plan: WindowPlan
     batch: int
 
@@ -78,6 +81,7 @@ class Solving:
             tuple(text for text in texts for _ in range(per_prompt)),
             np.repeat(spans, per_prompt, axis=0),
             self.model.visual_features(video, frames, self.cancellation),
+            self.beside,
         )
         steps = self.settings.steps
         nfe = count_evaluations(self.settings.solver, steps)

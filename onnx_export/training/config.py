@@ -26,6 +26,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     music_level_db: float = 5.0
     other_level_db: float = 10.0
     panned: float = 0.0
+    spread: float = 0.0
     absent: float = 0.08
     plain_names: float = 0.2
     spans: float = 0.4

@@ -53,7 +53,10 @@ _ALL = (
             "drums; drum kit; drum set; drumkit; the drums; percussion; drum beat; "
             "drum groove; the drummer; drum track; drum loop; beat; "
             "drums and cymbals; kick, snare and hi-hat; acoustic drums; "
-            "a person playing drums; drumming"
+            "a person playing drums; drumming; "
+            "jazz drums; rock drums; drum machine; electronic drums; drum part; "
+            "drum fill; drum break; live drums; toms and snare; cymbals and toms; "
+            "drummer; drum performance; the percussion section"
         ),
         _split("drummer playing a beat; drum kit playing; rhythm section drums"),
         lowest=35,
@@ -64,7 +67,10 @@ _ALL = (
         _split(
             "bass; bass guitar; bass line; bassline; electric bass; the bass; "
             "the bass player; bass track; upright bass; double bass; synth bass; "
-            "fingered bass; low bass notes; a bass guitar playing"
+            "fingered bass; low bass notes; a bass guitar playing; "
+            "slap bass; fretless bass; picked bass; bass player; bass notes; "
+            "walking bass; contrabass; acoustic bass; sub bass; bass riff; bass groove; "
+            "a person playing bass; fender bass; the low end"
         ),
         _split("bassist; bass guitar line; the low bass part"),
         {**_even(32, 33, 34, 35), **_even(36, 37, weight=0.6), **_even(38, 39, weight=0.8)},
@@ -76,7 +82,11 @@ _ALL = (
         _split(
             "piano; the piano; grand piano; acoustic piano; piano playing; keys; "
             "electric piano; piano chords; a piano melody; pianist; keyboard; "
-            "someone playing the piano; rhodes; piano track"
+            "someone playing the piano; rhodes; piano track; "
+            "piano part; piano notes; a pianist playing; piano in the background; "
+            "piano solo; honky-tonk piano; wurlitzer; steinway; electric keyboard; "
+            "piano player; keyboard player; solo piano; piano backing; baby grand; "
+            "the keyboards; piano arpeggios"
         ),
         _split("piano accompaniment; a person playing piano; upright piano"),
         {**_even(0, 1, weight=1.2), 2: 0.8, 3: 0.7, 4: 0.8, 5: 0.7},
@@ -89,7 +99,12 @@ _ALL = (
             "guitar; guitars; the guitar; acoustic guitar; electric guitar; "
             "guitar strumming; strummed guitar; guitar riff; guitar chords; "
             "lead guitar; rhythm guitar; guitarist; distorted guitar; "
-            "nylon string guitar; fingerpicked guitar; guitar track"
+            "nylon string guitar; fingerpicked guitar; guitar track; "
+            "guitar part; guitar player; someone playing the guitar; "
+            "steel string guitar; jazz guitar; muted guitar; clean guitar; "
+            "overdriven guitar; guitar lick; guitar line; guitar picking; "
+            "classical guitar; spanish guitar; fender stratocaster; les paul; "
+            "crunchy guitar; guitar in the background"
         ),
         _split("a person playing guitar; guitar solo; clean electric guitar"),
         {**_even(24, 25, 26, 27), 28: 0.6, 29: 0.8, 30: 0.8},
@@ -101,7 +116,11 @@ _ALL = (
         _split(
             "strings; the strings; string section; string ensemble; violin; violins; "
             "cello; viola; orchestral strings; string orchestra; bowed strings; "
-            "string pad; strings playing; pizzicato strings; fiddle"
+            "string pad; strings playing; pizzicato strings; fiddle; "
+            "violinist; cellist; string players; chamber strings; tremolo strings; "
+            "violin solo; cello line; a person playing the violin; string arrangement; "
+            "strings part; legato strings; lush strings; violas; cellos; "
+            "violin and viola; bowed instruments; string trio; solo cello"
         ),
         _split("string quartet; violins and cellos; strings in the background"),
         {
@@ -121,7 +140,11 @@ _ALL = (
         _split(
             "brass; the brass; brass section; horns; horn section; trumpet; "
             "trombone; french horn; tuba; saxophone; sax; brass instruments; "
-            "trumpets; brass stabs; alto saxophone; tenor sax"
+            "trumpets; brass stabs; alto saxophone; tenor sax; "
+            "trumpeter; trumpet player; saxophonist; horn players; horn line; horn riff; "
+            "brass ensemble; brass band; brass part; trombones; baritone sax; "
+            "soprano sax; muted trumpet; sax solo; a person playing the trumpet; "
+            "someone playing the sax; trumpet and sax; saxophones; horn; big band brass"
         ),
         _split("trumpets and trombones; horn stabs; a person playing the saxophone"),
         {
@@ -145,6 +168,10 @@ _ALL = (
         _split(
             "organ; the organ; hammond organ; church organ; pipe organ; "
             "electric organ; rock organ; organ chords; organ playing; drawbar organ; "
+            "b3; hammond b3; leslie organ; the hammond organ; a hammond b3 organ; "
+            "tonewheel organ; jazz organ; organ part; organ player; "
+            "someone playing the organ; organ solo; reed organ; farfisa; vox organ; "
+            "harmonium; organ music; cathedral organ; soul organ; "
             "organ pad; organist"
         ),
         _split("hammond; a person playing the organ; organ in the background"),
@@ -157,7 +184,11 @@ _ALL = (
         _split(
             "flute; the flute; flutes; woodwind; woodwinds; woodwind instruments; "
             "recorder; pan flute; piccolo; clarinet; oboe; bassoon; flute melody; "
-            "flute playing; wind instrument; flutist"
+            "flute playing; wind instrument; flutist; "
+            "flautist; flute part; solo flute; flute player; someone playing the flute; "
+            "clarinet solo; oboe melody; clarinets; oboes; wooden flute; bamboo flute; "
+            "wind instruments; woodwind ensemble; woodwind part; flute and clarinet; "
+            "a person playing the clarinet; whistle; ocarina; reeds; english horn"
         ),
         _split("a person playing the flute; flute solo; woodwind section"),
         {
@@ -183,6 +214,11 @@ _ALL = (
             "speech; voice; talking; speaking; man speaking; woman speaking; "
             "person speaking; a person talking; a man talking; a woman talking; "
             "someone speaking; spoken words; narration; speaker; dialogue; "
+            "narrating; a narrating voice; narrated text; the narration; speaking voice; "
+            "spoken voice; spoken word; announcer; presenter; storyteller; podcast host; "
+            "a lecture; reading aloud; conversation; male voice; female voice; "
+            "a person speaking; a man speaking; a woman speaking; the speaker; "
+            "voice over; voiceover; commentator; monologue; people talking; "
             "human speech"
         ),
         _split("a voice talking; narrator; someone talking"),

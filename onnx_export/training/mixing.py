@@ -31,6 +31,12 @@ ONLY_NEGATIVE = 0.2
 #: Angles of sources between the channel that is heard and the other, as constant-power panning
 #: has them: the farthest comes 18 dB weaker.
 PANS = (0.1, np.pi / 2 - 0.12)
+#: Share of the sources of a stereo field that are in the middle.
+CENTRED = 0.15
+#: How late one channel may hear a source that is spread.
+LATEST_S = 0.02
+#: Slowest and fastest that a stem is played.
+SPEEDS = (0.84, 1.19)
 #: A stem whose loudest frame has less mean square than this (-46 dBFS) is at rest.
 AT_REST = 2.5e-5
 NOT_MUSIC = frozenset({"speech", "noise", "hum", "siren", "clicks"})
@@ -53,7 +59,9 @@ class Batch:
     Attributes
     ----------
     mixture : Tensor, shape (B, T, C)
-        Unscaled latents (divide by the codec's scale).
+        Unscaled latents (divide by the codec's scale) of the channel that is heard.
+    beside : Tensor, shape (B, T, C)
+        The mixture in the channel beside that; the same for a mono mixture.
     target : Tensor, shape (B, T, C)
         Unscaled latents of what the prompt names; the rest is ``mixture - target``.
     spans : Tensor of int64, shape (B, T)
@@ -63,6 +71,7 @@ class Batch:
     """
 
     mixture: Tensor
+    beside: Tensor
     target: Tensor
     spans: Tensor
     prompts: list[str]
@@ -145,10 +154,11 @@ class Mixer:
                             for f in families])  # fmt: skip
         return np.asarray(weights / weights.sum())
 
-    def _sources(self, rng: np.random.Generator) -> list[tuple[str, Path]]:
-        """Choose stems of different families, of one song or of any."""
+    def _sources(self, rng: np.random.Generator) -> tuple[list[tuple[str, Path]], bool]:
+        """Choose stems of different families; also say whether they belong to one song."""
         count = int(rng.integers(self.data.min_sources, self.data.max_sources + 1))
-        if rng.random() < self.data.same_song:
+        together = bool(rng.random() < self.data.same_song)
+        if together:
             by_family = self.pool.song(rng)
         else:
             by_family = {name: self.pool.any_stem(rng, name) for name in self.pool.families}
@@ -156,16 +166,21 @@ class Mixer:
         chosen = rng.choice(
             len(names), size=min(count, len(names)), replace=False, p=self._weights(names)
         )
-        return [(names[i], by_family[names[i]]) for i in chosen]
+        return [(names[i], by_family[names[i]]) for i in chosen], together
 
-    def _crop(self, rng: np.random.Generator, paths: list[Path]) -> NDArray[np.float32]:
-        """Cut the same stretch from stems of one song, played at one random speed."""
+    def _crop(
+        self, rng: np.random.Generator, paths: list[Path], together: bool
+    ) -> NDArray[np.float32]:
+        """Cut the same stretch from all stems, those of one song played at one random speed."""
         length = self.frames * self.hop
-        speed = rng.uniform(0.86, 1.16) if rng.random() < self.data.varispeed else 1.0
-        needed = int(np.ceil(length * speed)) + 1
+        speeds = [rng.uniform(*SPEEDS) if rng.random() < self.data.varispeed else 1.0
+                  for _ in paths]  # fmt: skip
+        if together:
+            speeds = speeds[:1] * len(paths)
         place = rng.random()
         out = np.zeros((len(paths), length), np.float32)
-        for row, path in enumerate(paths):
+        for row, (path, speed) in enumerate(zip(paths, speeds, strict=True)):
+            needed = int(np.ceil(length * speed)) + 1
             stem = np.load(path, mmap_mode="r")
             start = int(place * max(0, len(stem) - needed))
             piece = stem[start : start + needed].astype(np.float32) / 32768
@@ -175,32 +190,60 @@ class Mixer:
             out[row, : min(length, len(piece))] = piece[:length]
         return out
 
+    def _gain(self, rng: np.random.Generator, name: str, latents: Tensor) -> float:
+        """Bring a stem's latents (T, C) to a random level where they sound; 0 for one at rest."""
+        energy = latents.pow(2).sum(-1) / self.hop
+        # A stem at rest is left out: raising its tail to full level teaches noise.
+        if energy.max() <= AT_REST:
+            return 0.0
+        rms = float(energy[energy > energy.max() * 1e-3].mean().sqrt())
+        half = self.data.other_level_db if name in NOT_MUSIC else self.data.music_level_db
+        sign = float(rng.choice([-1.0, 1.0]))
+        return sign * float(10 ** (rng.uniform(-half, half) / 20)) / rms
+
+    def _spread(
+        self, rng: np.random.Generator, wav: NDArray[np.float32], latents: Tensor
+    ) -> Tensor:
+        """Put a stem somewhere in the stereo field: latents of both channels (2, T, C).
+
+        Some are spread as well: one channel has them later and with another timbre, as rooms,
+        pairs of microphones and choruses do.
+        """
+        angle = np.pi / 4 if rng.random() < CENTRED else rng.uniform(*PANS)
+        beside = latents
+        if rng.random() < self.data.spread:
+            late = int(rng.integers(1, round(LATEST_S * self.rate)))
+            moved = np.concatenate([np.zeros(late, np.float32), wav[:-late]])
+            beside = self.codec.encode(torch.from_numpy(moved)[None, None])[0]
+            beside = beside * torch.from_numpy(equaliser_curve(rng, latents.shape[-1]))
+            own = float(rng.uniform(0, 1))  # what both channels share
+            beside = own * latents + (1 - own) * beside
+        both = [float(np.cos(angle)) * latents, float(np.sin(angle)) * beside]
+        return torch.stack(both if rng.random() < 0.5 else both[::-1])
+
     def _mixture(self, rng: np.random.Generator) -> tuple[list[str], Tensor]:
-        """One mixture's stems as unscaled latents, (sources, T, C), none of them silent."""
+        """One mixture's stems as unscaled latents, (sources, 2, T, C), none of them silent."""
         for _ in range(20):
-            chosen = self._sources(rng)
+            chosen, together = self._sources(rng)
             panned = rng.random() < self.data.panned
-            wav = self._crop(rng, [path for _, path in chosen])
+            wav = self._crop(rng, [path for _, path in chosen], together)
             latents = self.codec.encode(torch.from_numpy(wav)[:, None])
-            for row, (name, _) in enumerate(chosen):
-                if rng.random() < self.data.equaliser:
-                    latents[row] *= torch.from_numpy(equaliser_curve(rng, latents.shape[-1]))
-                energy = latents[row].pow(2).sum(-1) / self.hop
-                active = energy > energy.max() * 1e-3
-                # A stem at rest is left out: raising its tail to full level teaches noise.
-                rms = float(energy[active].mean().sqrt()) if energy.max() > AT_REST else 0.0
-                half = (self.data.other_level_db if name in NOT_MUSIC
-                        else self.data.music_level_db)  # fmt: skip
-                gain = 10 ** (rng.uniform(-half, half) / 20) / rms if rms else 0.0
-                if panned:
-                    gain *= np.cos(rng.uniform(*PANS))
-                latents[row] *= gain * rng.choice([-1.0, 1.0])
-            sounding = [i for i in range(len(chosen)) if float(latents[i].abs().max()) > 0]
-            if len(sounding) >= self.data.min_sources:
-                latents = latents[sounding]
-                rms = float((latents.sum(0).pow(2).sum(-1) / self.hop).mean().sqrt())
+            stems = []
+            names = []
+            for (name, _), samples, dry in zip(chosen, wav, latents, strict=True):
+                toned = rng.random() < self.data.equaliser
+                curve = equaliser_curve(rng, dry.shape[-1]) if toned else np.ones(1, np.float32)
+                mono = dry * torch.from_numpy(curve)
+                gain = self._gain(rng, name, mono)
+                if gain:
+                    both = self._spread(rng, samples, mono) if panned else mono.expand(2, -1, -1)
+                    stems.append(gain * both)
+                    names.append(name)
+            if len(stems) >= self.data.min_sources:
+                whole = torch.stack(stems)
+                rms = float((whole.sum(0)[0].pow(2).sum(-1) / self.hop).mean().sqrt())
                 level = MIXTURE_RMS * 10 ** (rng.uniform(*LEVEL_JITTER_DB) / 20)
-                return [chosen[i][0] for i in sounding], latents * (level / max(rms, 1e-4))
+                return names, whole * (level / max(rms, 1e-4))
         raise ValueError("the stem pool has too few sounding stems to mix")
 
     def prompt(self, rng: np.random.Generator, family: str) -> str:
@@ -214,15 +257,16 @@ class Mixer:
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw ``size`` examples, two prompts to each mixture."""
         mixtures: list[Tensor] = []
+        besides: list[Tensor] = []
         targets: list[Tensor] = []
         spans: list[Tensor] = []
         prompts: list[str] = []
         families: list[str] = []
         while len(prompts) < size:
             names, stems = self._mixture(rng)
-            mixture = stems.sum(0)
+            mixture, beside = stems.sum(0)
             for index in rng.permutation(len(names))[:2]:
-                family, target = names[index], stems[index]
+                family, target = names[index], stems[index, 0]
                 others = sorted(set(self.pool.families) - set(names))
                 if rng.random() < self.data.absent and others:
                     family = str(rng.choice(others, p=self._weights(others)))
@@ -232,12 +276,14 @@ class Mixer:
                 if rng.random() < self.data.spans:
                     ids = span_ids(rng, energy, self.rate / self.hop)
                 mixtures.append(mixture)
+                besides.append(beside)
                 targets.append(target)
                 spans.append(torch.from_numpy(ids))
                 families.append(family)
                 prompts.append(self.prompt(rng, family))
         return Batch(
             torch.stack(mixtures[:size]),
+            torch.stack(besides[:size]),
             torch.stack(targets[:size]),
             torch.stack(spans[:size]),
             prompts[:size],

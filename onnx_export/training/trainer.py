@@ -81,14 +81,15 @@ class Trainer:
         self.late_mixer = Mixer(self.stems, recipe.model, recipe.late_data or recipe.data)
         # Unaugmented, so that runs with other data settings are judged on the same mixtures.
         plain = msgspec.structs.replace(
-            recipe.data, equaliser=0.0, varispeed=0.0, absent=0.0, spans=0.0, panned=0.0,
+            recipe.data, equaliser=0.0, varispeed=0.0, absent=0.0, spans=0.0, spread=0.0,
+            panned=float(recipe.model.stereo),
             plain_names=1.0, extra_families=1e-6, crop_s=VALIDATION_CROP_S,
         )  # fmt: skip
         self.held_out = Mixer(StemPool(pool, "valid"), recipe.model, plain)
         if start is None:
             self.model.codec.scale.copy_(self._measure_scale())
         else:
-            self.model.load_state_dict(rebuild_mini(start).state_dict())
+            self.model.take_over(rebuild_mini(start))
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimisers = make_optimisers(self.model, recipe.train)
@@ -131,24 +132,25 @@ class Trainer:
 
     def _to_network(
         self, batch: Batch, model: MiniModel
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         scale = model.codec.scale
         mixture, target = batch.mixture.to(self.device), batch.target.to(self.device)
         ids, mask = tokenise(self.tokenizer, batch.prompts, self.recipe.model.text.max_tokens)
         ids, mask = ids.to(self.device), mask.to(self.device)
         text = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return mixture / scale, target / scale, text, mask, batch.spans.to(self.device)
+        beside = batch.beside.to(self.device) / scale
+        return mixture / scale, beside, target / scale, text, mask, batch.spans.to(self.device)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Objective of one batch."""
         train = self.recipe.train
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            mixture, target, text, mask, spans = self._to_network(batch, self.model)
+            mixture, beside, target, text, mask, spans = self._to_network(batch, self.model)
             t = draw_times(len(mixture), train.at_zero, generator).to(self.device)
             clean = torch.cat([target, mixture - target], dim=-1)
             noise = torch.randn(clean.shape, generator=generator).to(self.device)
             predicted = self.clean(
-                interpolate(clean, noise, t), t, mixture, text.float(), mask, spans
+                interpolate(clean, noise, t), t, mixture, text.float(), mask, spans, beside
             )
         weight = self.model.codec.scale / self.model.codec.scale.mean()
         loss = objective(relative_error(predicted, target, mixture, weight), train.loss_floor)
@@ -164,11 +166,13 @@ class Trainer:
         gains: dict[str, list[float]] = defaultdict(list)
         for _ in range(VALIDATION_ITEMS // 16):
             batch = self.held_out.batch(rng, 16)
-            mixture, target, text, mask, spans = self._to_network(batch, self.average)
+            mixture, beside, target, text, mask, spans = self._to_network(batch, self.average)
             zero = torch.zeros(len(mixture), device=self.device)
             with torch.autocast(self.device.type, dtype=torch.bfloat16):
                 state = torch.zeros(*mixture.shape[:2], 2 * mixture.shape[2], device=self.device)
-                predicted = self.average.velocity.clean(state, zero, mixture, text, mask, spans)
+                predicted = self.average.velocity.clean(
+                    state, zero, mixture, text, mask, spans, beside
+                )
             scale = self.average.codec.scale
             estimate = predicted[..., : mixture.shape[-1]] * scale
             gain = si_sdr_db(estimate, target * scale) - si_sdr_db(mixture * scale, target * scale)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import tiny_bundle
 
+from bridge import Engine
 from bridge.signal.views import count_views, listen_to
 
 RATE = 8000
@@ -71,3 +73,29 @@ def test_candidates_are_chosen_over_all_channels(engine):
     (selection,) = result.report.selections
     assert selection.ranker == "agreement"
     assert 0 <= selection.candidate < 3
+
+
+def test_beside_a_channel_is_the_other_of_its_pair():
+    left, right, other, silence = noise(0), noise(1), noise(2), np.zeros(4000, np.float32)
+
+    def beside(*channels):
+        return listen_to(np.stack(channels), "channels").beside
+
+    assert beside(left, right, other) == (1, 0, 2)
+    assert beside(left, left) == (0,)
+    assert beside(left, silence, right, other) == (0, 2, 1)
+    assert beside(left, right, right, other) == (1, 0, 1)  # the first place of an equal one counts
+    assert listen_to(np.stack([left, right]), "mean").beside == (0,)
+
+
+def test_a_model_is_told_of_the_channel_beside_at_the_level_of_what_it_hears(tmp_path):
+    """This network answers with half of what is beside, so levels have to match exactly."""
+    bundle = tiny_bundle.build(tmp_path / "tiny", tiny_bundle.Tiny(stereo=True))
+    mixture = np.stack([noise(0), 0.1 * noise(1)])
+    rate = tiny_bundle.SAMPLE_RATE
+    with Engine(bundle, threads=1) as engine:
+        asked = {"reconstruct": "raw", "listen": "channels"}
+        half = engine.separate(mixture, rate, ["half"], **asked).stems["half"]
+        np.testing.assert_allclose(half, 0.5 * mixture[::-1], atol=1e-6)
+        mono = engine.separate(mixture[:1], rate, ["half"], **asked).stems["half"]
+        np.testing.assert_allclose(mono, 0.5 * mixture[:1], atol=1e-6)

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from bridge.bundles.consistency import (
+    BESIDE,
     CODEC_DECODER,
     CODEC_ENCODER,
     JUDGE,
@@ -55,6 +56,7 @@ class Tiny:
     blurred: bool = False  # a codec that looks at a frame of context on either side
     message: bool = False  # a decoder that adds its message's mean to the waveform
     video: bool = False  # video features raise the share by their mean; frames are theirs
+    stereo: bool = False  # the target is that share of the channel beside the one that is heard
     still: bool = False  # a velocity of zero: what comes out is the noise that went in
     judge: bool = False  # scores a stem by the mean of its latents, whatever was said
     chunk_frames: int = 400
@@ -178,6 +180,8 @@ def _velocity(directory: Path, options: Tiny) -> GraphSpec:
     ]
     if options.video:
         inputs.append(("video", "float32", ("B", VIDEO_DIM, "T")))
+    if options.stereo:
+        inputs.append((BESIDE, "float32", ("B", "T", HOP)))
     node = helper.make_node
     said = node("ReduceMean", ["text", "token_axis"], ["said"], keepdims=1)
     nodes = [
@@ -188,7 +192,7 @@ def _velocity(directory: Path, options: Tiny) -> GraphSpec:
         node("Unsqueeze", ["is_negative", "last"], ["without_it"]),
         node("Where", ["with_it", "one", "said"], ["raised"]),
         node("Where", ["without_it", "zero", "raised"], ["share"]),
-        node("Mul", ["latents", "share"], ["target"]),
+        node("Mul", [BESIDE if options.stereo else "latents", "share"], ["target"]),
         node("Sub", ["latents", "target"], ["residual"]),
         node("Concat", ["target", "residual"], ["data"], axis=-1),
         node("Sub", ["data", "x"], ["way"]),

@@ -42,11 +42,14 @@ def blueprint(
     )
 
 
-@pytest.fixture(scope="module")
-def mini(text_encoder_directory: Path) -> Blueprint:
+@pytest.fixture(scope="module", params=[False, True], ids=["mono", "stereo"])
+def mini(request: pytest.FixtureRequest, text_encoder_directory: Path) -> Blueprint:
     torch.manual_seed(0)
     text = TextConfig(dim=32, n_layers=1, n_heads=2, ffn_dim=48, vocab_size=40)
-    config = MiniConfig(hop_length=64, latent_channels=32, dim=64, n_heads=2, n_layers=1, text=text)
+    config = MiniConfig(
+        hop_length=64, latent_channels=32, dim=64, n_heads=2, n_layers=1, text=text,
+        stereo=request.param,
+    )  # fmt: skip
     model = MiniModel(config)
     with torch.no_grad():  # untrained it puts out nothing, and nothing could be told apart
         model.velocity.transformer.output.weight.normal_(std=0.02)

@@ -295,6 +295,26 @@ def test_a_run_may_begin_with_the_weights_of_a_bundle(
         train(other, pool, tmp_path / "other", bundle)
 
 
+def test_a_run_may_teach_a_mono_bundle_to_hear_the_channel_beside(
+    run: Path, pool: Path, tmp_path: Path
+) -> None:
+    bundle = release(run, tmp_path / "tiny", progress=lambda _line: None)
+    recipe = msgspec.structs.replace(
+        RECIPE,
+        model=replace(RECIPE.model, stereo=True),
+        data=msgspec.structs.replace(RECIPE.data, panned=0.8, spread=0.5),
+        train=msgspec.structs.replace(RECIPE.train, steps=2),
+    )
+    train(recipe, pool, tmp_path / "more", bundle)
+    taught, _, step = load_run(tmp_path / "more")
+    assert step == 2
+    new = taught.velocity.proj.weight[:, 4 * MODEL.latent_channels :]
+    assert new.abs().max() > 0  # it has begun to listen
+    stereo = release(tmp_path / "more", tmp_path / "stereo", progress=lambda _line: None)
+    assert manifests.load(stereo).hears_beside
+    assert not manifests.load(bundle).hears_beside
+
+
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"recipe\.json"):
         load_run(tmp_path)
