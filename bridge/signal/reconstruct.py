@@ -12,11 +12,12 @@
 ``wiener``
     As ``mask``, with a gain for every pair of channels instead of one for each: the masks say
     where in the stereo field each stem sits, and the filter uses it; see `bridge.signal.spatial`.
+    In stereo, what sounds at one place first agrees on its masks; see `bridge.signal.votes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ import numpy.typing as npt
 from bridge.bundles.manifest import Reconstruction
 from bridge.signal.spatial import SpatialModel, wiener_filter
 from bridge.signal.stft import Stft, plan_stft
+from bridge.signal.votes import PlaceVotes
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Spectra: TypeAlias = npt.NDArray[np.complex64]
@@ -60,8 +62,8 @@ class MaskPlan:
         p in the ratio mask.
     guide_bin, top_bin : int
         The bins from the first up to the second guide those from the second up.
-    spatial : bool
-        Whether the masks become a multichannel Wiener filter.
+    channels : int
+        Of the mixture, if the masks become a multichannel Wiener filter, else 1.
     """
 
     stft: Stft
@@ -70,12 +72,23 @@ class MaskPlan:
     exponent: float
     guide_bin: int
     top_bin: int
-    spatial: bool = False
+    channels: int = 1
 
     @property
     def rounds(self) -> int:
-        """How often the blocks are gone through: a spatial filter is learnt before it is used."""
-        return 2 if self.spatial else 1
+        """How often the blocks are gone through: filters and votes are learnt before their use."""
+        return min(self.channels, 2) + self.votes
+
+    @property
+    def votes(self) -> bool:
+        """Whether places vote."""
+        return self.channels == 2
+
+    @property
+    def block_s(self) -> float:
+        """Length of a block in seconds."""
+        first, end = self.blocks[0]
+        return (end - first) * self.stft.hop / self.sample_rate
 
 
 def plan_masks(
@@ -110,7 +123,7 @@ def plan_masks(
     top = int(band_hz / hz_per_bin) + 1
     guide = max(0, min(top - 1, round((band_hz - _GUIDE_BAND_HZ) / hz_per_bin)))
     blocks = tuple(stft.blocks(frames))
-    return MaskPlan(stft, sample_rate, blocks, sizes.exponent, guide, top, spatial_channels > 1)
+    return MaskPlan(stft, sample_rate, blocks, sizes.exponent, guide, top, spatial_channels)
 
 
 def split_by_masks(
@@ -149,19 +162,9 @@ def split_by_masks(
     """
     stems = [np.zeros_like(mixture) for _ in targets]
     waves = list(zip(*targets, residual, strict=True))
-    places = _learn_places(mixture, waves, of_channel, plan, on_block) if plan.spatial else None
-    for block, (first, end) in enumerate(plan.blocks):
-        masks = [_ratio_masks(plan, view, first, end) for view in waves]
-        spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
-        if places is None:
-            parts = [
-                [mask[view] * channel for view, channel in zip(of_channel, spectra, strict=True)]
-                for mask in zip(*masks, strict=True)
-            ]
-        else:
-            floor = (_FLOOR * plan.stft.n_fft / 4) ** 2
-            shares = _with_rest(_joint_masks(masks, of_channel, spectra))
-            parts = wiener_filter(shares, spectra, places.covariances(block), floor)
+    split = _place_filter if plan.channels > 1 else _mask_channels
+    for block, parts in enumerate(split(mixture, waves, of_channel, plan, on_block)):
+        first, _ = plan.blocks[block]
         for part, stem in zip(parts, stems, strict=True):
             for channel, out in zip(part, stem, strict=True):
                 plan.stft.synthesise(channel, first, out)
@@ -188,24 +191,53 @@ def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> fl
     return 20.0 * float(np.log10(peak)) if peak > 0 else None
 
 
-def _learn_places(
+def _mask_channels(
+    mixture: Array,
+    waves: Sequence[tuple[Array, ...]],
+    of_channel: Sequence[int],
+    plan: MaskPlan,
+    _on_block: Callable[[], None],
+) -> Iterator[list[list[Spectra]]]:
+    """Give every channel the mask of its view; yield each block's spectra (stems, channels)."""
+    for first, end in plan.blocks:
+        masks = [_ratio_masks(plan, view, first, end) for view in waves]
+        spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
+        yield [
+            [mask[view] * channel for view, channel in zip(of_channel, spectra, strict=True)]
+            for mask in zip(*masks, strict=True)
+        ]
+
+
+def _place_filter(
     mixture: Array,
     waves: Sequence[tuple[Array, ...]],
     of_channel: Sequence[int],
     plan: MaskPlan,
     on_block: Callable[[], None],
-) -> SpatialModel:
-    """Learn where the targets and the rest sit among the channels, block by block."""
-    stft = plan.stft
-    first, end = plan.blocks[0]
-    block_s = (end - first) * stft.hop / plan.sample_rate
-    model = SpatialModel(len(waves[0]), len(mixture), len(plan.blocks), block_s)
-    for block, (first, end) in enumerate(plan.blocks):
+) -> Iterator[list[list[Spectra]]]:
+    """Learn where the targets and the rest sit, and filter; yield as `_mask_channels` does."""
+
+    def analyse(first: int, end: int) -> tuple[list[Array], list[Spectra]]:
         masks = [_ratio_masks(plan, view, first, end) for view in waves]
-        spectra = [stft.analyse(signal, first, end) for signal in mixture]
-        model.learn(block, _with_rest(_joint_masks(masks, of_channel, spectra)), spectra)
+        spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
+        return _with_rest(_joint_masks(masks, of_channel, spectra)), spectra
+
+    sources, blocks = len(waves[0]), len(plan.blocks)
+    votes = PlaceVotes(sources, blocks, plan.block_s, plan.top_bin) if plan.votes else None
+    if votes is not None:
+        for block, bounds in enumerate(plan.blocks):
+            votes.learn(block, *analyse(*bounds))
+            on_block()
+    model = SpatialModel(sources, len(mixture), blocks, plan.block_s)
+    for block, bounds in enumerate(plan.blocks):
+        masks, spectra = analyse(*bounds)
+        model.learn(block, votes.refine(block, masks, spectra) if votes else masks, spectra)
         on_block()
-    return model
+    floor = (_FLOOR * plan.stft.n_fft / 4) ** 2
+    for block, bounds in enumerate(plan.blocks):
+        masks, spectra = analyse(*bounds)
+        shares = votes.refine(block, masks, spectra) if votes else masks
+        yield wiener_filter(shares, spectra, model.covariances(block), floor)
 
 
 def _with_rest(masks: list[Array]) -> list[Array]:
