@@ -135,33 +135,6 @@ def build_prompts(
     )
 
 
-def build_settings(
-    *,
-    seed: int | None,
-    steps: int | None,
-    solver: str | None,
-    window_s: float | None,
-    overlap_s: float | None,
-    reconstruct: str | None,
-    listen: str | None = None,
-    predict_spans: bool | None = None,
-    candidates: int | None = None,
-    judge: bool | None = None,
-    watermark: int | None = None,
-) -> SettingOptions:
-    """Gather the options that were given; what is absent stays with the preset or the model."""
-    given = {
-        "seed": seed,
-        "steps": steps,
-        "solver": solver,
-        "window_s": window_s,
-        "overlap_s": overlap_s,
-        "reconstruct": reconstruct,
-        "listen": listen,
-        "predict_spans": predict_spans,
-        "candidates": candidates,
-        "judge": judge,
-        "watermark": watermark,
-    }
-    present = {key: value for key, value in given.items() if value is not None}
-    return cast(SettingOptions, present)
+def build_settings(**given: str | float | bool | None) -> SettingOptions:
+    """Gather the settings that were given; what is None stays with the preset or the model."""
+    return cast(SettingOptions, {key: value for key, value in given.items() if value is not None})

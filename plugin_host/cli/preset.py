@@ -13,6 +13,23 @@ from rich.table import Table
 
 from bridge.errors import InputError
 from plugin_host.cli.arguments import build_prompts, build_settings, parse_prompt, parse_span
+from plugin_host.cli.shared_options import (
+    CandidatesOption,
+    JudgeOption,
+    ListenOption,
+    ModelOption,
+    NotSpansOption,
+    OverlapOption,
+    PredictSpansOption,
+    PromptsOption,
+    ReconstructOption,
+    SeedOption,
+    SolverOption,
+    SpansOption,
+    StepsOption,
+    WatermarkOption,
+    WindowOption,
+)
 from plugin_host.daw.project_presets import project_presets
 from presets import FolderStore, Preset, PresetStore, find_preset, format_preset, library
 from presets.library import user_store
@@ -92,41 +109,25 @@ def show(name: str, *, project: Project = None) -> None:
 def save(
     name: str,
     *,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", metavar="[NAME=]TEXT", help="A stem.")
-    ] = None,
-    span: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME@]START:END", help="Where it sounds.")
-    ] = None,
-    not_span: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME@]START:END", help="Where it does not.")
-    ] = None,
+    prompt: PromptsOption = None,
+    span: SpansOption = None,
+    not_span: NotSpansOption = None,
     base: Annotated[
         str | None, typer.Option("--from", metavar="NAME_OR_FILE", help="Begin with this preset.")
     ] = None,
     description: Annotated[str | None, typer.Option(help="One line for lists.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME_OR_DIR", help="Model.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
-    solver: Annotated[str | None, typer.Option(metavar="euler|midpoint")] = None,
-    window: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
-    overlap: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
-    reconstruct: Annotated[str | None, typer.Option(metavar="raw|null|mask|wiener")] = None,
-    listen: Annotated[str | None, typer.Option(metavar="channels|mean")] = None,
-    predict_spans: Annotated[
-        bool | None,
-        typer.Option(
-            "--predict-spans/--no-predict-spans",
-            help="Let the model find where a prompt without spans is heard, if it can.",
-        ),
-    ] = None,
-    candidates: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Best of so many noises.")
-    ] = None,
-    watermark: Annotated[
-        int | None,
-        typer.Option(metavar="0..65535", help="Message of models with a watermark."),
-    ] = None,
+    model: ModelOption = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    solver: SolverOption = None,
+    window: WindowOption = None,
+    overlap: OverlapOption = None,
+    reconstruct: ReconstructOption = None,
+    listen: ListenOption = None,
+    predict_spans: PredictSpansOption = None,
+    candidates: CandidatesOption = None,
+    judge: JudgeOption = None,
+    watermark: WatermarkOption = None,
     pin: Annotated[
         bool, typer.Option(help="Record the model's checksum, so that a change is noticed.")
     ] = True,
@@ -141,7 +142,7 @@ def save(
     settings = build_settings(
         seed=seed, steps=steps, solver=solver, window_s=window, overlap_s=overlap,
         reconstruct=reconstruct, listen=listen, predict_spans=predict_spans, candidates=candidates,
-        watermark=watermark,
+        judge=judge, watermark=watermark,
     )  # fmt: skip
     added = [parse_prompt(text) for text in prompt or ()]
     if spans:

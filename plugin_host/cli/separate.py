@@ -22,7 +22,26 @@ from plugin_host.cli.arguments import (
 )
 from plugin_host.cli.progress import ProgressDisplay
 from plugin_host.cli.separation_report import describe, tell
-from plugin_host.cli.shared_options import PresetOption, SpanGapOption, SpanMidiOption
+from plugin_host.cli.shared_options import (
+    CandidatesOption,
+    JudgeOption,
+    ListenOption,
+    ModelOption,
+    NotSpansOption,
+    OverlapOption,
+    PredictSpansOption,
+    PresetOption,
+    PromptsOption,
+    ReconstructOption,
+    SeedOption,
+    SolverOption,
+    SpanGapOption,
+    SpanMidiOption,
+    SpansOption,
+    StepsOption,
+    WatermarkOption,
+    WindowOption,
+)
 from plugin_host.cli.visual_prompt import read_visual_prompt
 from plugin_host.separators import Separator, open_separator
 from plugin_host.span_files import DEFAULT_GAP_S, prompts_from_labels, read_labels
@@ -81,22 +100,9 @@ def separate(
         list[Path], typer.Argument(metavar="INPUT", help="Audio files.", show_default=False)
     ],
     *,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompt", "-p", metavar="[NAME=]TEXT", help="What to extract; repeat for more stems."
-        ),
-    ] = None,
-    span: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME@]START:END", help="Seconds where it sounds; of one stem with NAME@."
-        ),
-    ] = None,
-    not_span: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME@]START:END", help="Seconds where it does not sound."),
-    ] = None,
+    prompt: PromptsOption = None,
+    span: SpansOption = None,
+    not_span: NotSpansOption = None,
     span_midi: SpanMidiOption = None,
     span_gap: SpanGapOption = DEFAULT_GAP_S,
     labels: Annotated[
@@ -107,55 +113,18 @@ def separate(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the folders go.")
     ] = DEFAULT_OUTPUT,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_DIR", help="Model bundle. (default: mini)")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise. (default: 0)")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
-    solver: Annotated[str | None, typer.Option(metavar="euler|midpoint", help="Solver.")] = None,
-    window: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Length of a window.")
-    ] = None,
-    overlap: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Overlap of two windows.")
-    ] = None,
-    reconstruct: Annotated[
-        str | None,
-        typer.Option(
-            metavar="raw|null|mask|wiener", help="How the stems are made from the mixture."
-        ),
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="channels|mean", help="Whether the model hears each channel, or their mean."
-        ),
-    ] = None,
-    predict_spans: Annotated[
-        bool | None,
-        typer.Option(
-            "--predict-spans/--no-predict-spans",
-            help="Let the model find where a prompt without spans is heard, if it can. (default: "
-            "yes)",
-        ),
-    ] = None,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            metavar="COUNT",
-            help="Compute each stem from so many noises, keep the best. (default: 1)",
-        ),
-    ] = None,
-    judge: Annotated[
-        bool | None,
-        typer.Option("--judge", help="Score the stems with the model's judge.", show_default=False),
-    ] = None,
-    watermark: Annotated[
-        int | None,
-        typer.Option(
-            metavar="0..65535", help="Message of models with a watermark. (default: from the seed)"
-        ),
-    ] = None,
+    model: ModelOption = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    solver: SolverOption = None,
+    window: WindowOption = None,
+    overlap: OverlapOption = None,
+    reconstruct: ReconstructOption = None,
+    listen: ListenOption = None,
+    predict_spans: PredictSpansOption = None,
+    candidates: CandidatesOption = None,
+    judge: JudgeOption = None,
+    watermark: WatermarkOption = None,
     video: Annotated[
         Path | None,
         typer.Option(

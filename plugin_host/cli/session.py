@@ -20,7 +20,15 @@ from plugin_host.cli.arguments import (
     parse_span,
 )
 from plugin_host.cli.progress import ProgressDisplay
-from plugin_host.cli.shared_options import PresetOption, SpanGapOption, SpanMidiOption
+from plugin_host.cli.shared_options import (
+    ModelOption,
+    NotSpansOption,
+    PresetOption,
+    PromptsOption,
+    SeedOption,
+    SpanGapOption,
+    SpanMidiOption,
+)
 from plugin_host.daw import apply as applying
 from plugin_host.daw import audacity_stems as running
 from plugin_host.daw.audacity import Audacity
@@ -83,16 +91,12 @@ def apply(
     project: Project,
     *,
     track: Annotated[str, typer.Option(metavar="NAME", help="The track to separate.")],
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", metavar="[NAME=]TEXT", help="A stem.")
-    ] = None,
+    prompt: PromptsOption = None,
     span: Annotated[
         list[str] | None,
         typer.Option(metavar="[NAME@]START:END", help="Where it sounds, on the timeline."),
     ] = None,
-    not_span: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME@]START:END", help="Where it does not.")
-    ] = None,
+    not_span: NotSpansOption = None,
     spans_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -117,8 +121,8 @@ def apply(
     mute_source: Annotated[
         bool, typer.Option("--mute-source", help="Mute the track, so that the stems replace it.")
     ] = False,
-    model: Annotated[str | None, typer.Option(metavar="NAME_OR_DIR", help="Model.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    model: ModelOption = None,
+    seed: SeedOption = None,
     out: Out = None,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Compute here, without the sidecar.")
@@ -134,9 +138,7 @@ def apply(
     session = None if live else open_session(project)
     stores = library(project_presets(Path.cwd() if session is None else session.path))
     chosen = find_preset(preset, stores) if preset is not None else Preset()
-    settings = chosen.settings | build_settings(
-        seed=seed, steps=None, solver=None, window_s=None, overlap_s=None, reconstruct=None
-    )
+    settings = chosen.settings | build_settings(seed=seed)
     settings_from_options(settings)
     spans: list[StemSpan] = [parse_span(text, "+") for text in span or ()]
     spans += [parse_span(text, "-") for text in not_span or ()]
