@@ -85,6 +85,10 @@ class MiniConfig:
     n_layers: int = 8
     stereo: bool = False
 
+    def extends(self, other: MiniConfig) -> bool:
+        """Say whether a model of these sizes can begin with one of the other's."""
+        return replace(other, stereo=self.stereo) == self and self.stereo >= other.stereo
+
     def transformer(self, more_channels: int = 0) -> DiTConfig:
         """Configure the DiT: two masks and two corrections come out, and what else is asked."""
         return DiTConfig(
@@ -289,9 +293,9 @@ class MiniModel(nn.Module):
         Raises
         ------
         ValueError
-            If the other's sizes are not this model's, its `stereo` aside.
+            If its configuration does not extend the other's.
         """
-        if replace(other.config, stereo=self.config.stereo) != self.config:
+        if not self.config.extends(other.config):
             raise ValueError(f"expected a model of {self.config}, got {other.config}")
         theirs = other.state_dict()
         for name, mine in self.state_dict().items():

@@ -44,6 +44,18 @@ def _differences(latents: Tensor) -> Tensor:
     return above - below
 
 
+def _angle(own: Tensor, beside: Tensor) -> Tensor:
+    """Return ``2 / pi * atan2(beside, own)`` to within 6e-5, for magnitudes.
+
+    An odd polynomial of what `beside` has of the sum, fitted by least squares: products and sums
+    round alike everywhere, while runtimes differ in their arctangents, and masks by place are
+    steep.
+    """
+    x = beside / (own + beside + 1e-6) - 0.5
+    square = x * x
+    return 0.5 + x * (1.27214 + square * (-1.63246 + square * (2.95349 + square * -3.11707)))
+
+
 class Panorama(nn.Module):
     """Features of places, and masks by place.
 
@@ -99,7 +111,7 @@ class Panorama(nn.Module):
         likeness = (own * beside + across * across_beside) * torch.rsqrt(
             power * power_beside + _FLOOR**2
         )
-        place = torch.atan2(power_beside.sqrt(), power.sqrt() + 1e-6) * (2 / math.pi)
+        place = _angle(power.sqrt(), power_beside.sqrt())
         total = power + power_beside
         at = place * (PLACES - 1)
         bands = self.heard_bands.float()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -53,8 +52,8 @@ def train(recipe: Recipe, pool: Path, out: Path, start: Path | None = None) -> N
         Directory of the run: recipe, tokenizer, checkpoint and log.
     start : Path or None
         A bundle whose weights and tokenizer a new run begins with, to teach it more. The recipe's
-        model has to be the bundle's, but that it may be `stereo`. A run that has a checkpoint
-        goes on from that.
+        model has to be the bundle's, or the same made `stereo`. A run that has a checkpoint goes
+        on from that.
 
     Raises
     ------
@@ -65,7 +64,7 @@ def train(recipe: Recipe, pool: Path, out: Path, start: Path | None = None) -> N
     """
     if start is not None:
         sizes = rebuild_mini(start).config
-        if replace(sizes, stereo=recipe.model.stereo) != recipe.model:
+        if not recipe.model.extends(sizes):
             raise ValueError(f"{start}: the recipe's model is {recipe.model}, the bundle's {sizes}")
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
