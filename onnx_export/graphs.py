@@ -144,6 +144,7 @@ class Blueprint:
     config: Mapping[str, Any]
     family: str = "sam-audio"
     spans_complete: bool = False
+    beside_guidance: float = 1.0
     input_rms_db: float | None = None
     max_frames: int | None = None
     weights: Literal["checkpoint", "bundle"] = "checkpoint"
@@ -171,6 +172,7 @@ class Blueprint:
             listen=self.listen,
             prompt=self.prompt,
             spans_complete=self.spans_complete,
+            beside_guidance=self.beside_guidance,
             input_rms_db=self.input_rms_db,
             max_frames=self.max_frames,
             codec=self.codec,

@@ -46,6 +46,9 @@ _MINI_RMS_DB = -20.0
 #: Best mean and worst case of 1, 1.5 and 2 on 16 of the test mixtures (MINI.md): while the model is
 #: uncertain, a softer mask loses less.
 _MINI_EXPONENT = 1.0
+#: Told of both channels the model takes a place whole, be it the wrong one; alone it takes a little
+#: of each. Half way between is better than either (MINI.md).
+_MINI_BESIDE_GUIDANCE = 0.5
 #: The official threshold on a frame's probability.
 _SPAN_THRESHOLD = 0.3
 _SPAN_TOKENIZER = "span_tokenizer.json"
@@ -253,6 +256,7 @@ def mini_blueprint(model: MiniModel, tokenizer: Path, provenance: Provenance) ->
         ),
         listen="channels",
         spans_complete=True,
+        beside_guidance=_MINI_BESIDE_GUIDANCE if config.stereo else 1.0,
         input_rms_db=_MINI_RMS_DB,
         prompt=PromptLimits(max_tokens=config.text.max_tokens, text_dim=config.text.dim),
         codec=CodecInfo(encoder_context_frames=1, decoder_context_frames=1, chunk_frames=2048),

@@ -76,6 +76,11 @@ def faults(manifest: Manifest) -> Iterator[str]:
             f"$.window_s is {manifest.window_s}, but $.max_frames holds "
             f"{manifest.max_frames / manifest.frame_rate_hz:g} s"
         )
+    if manifest.beside_guidance != 1 and not manifest.hears_beside:
+        yield (
+            f"$.beside_guidance is {manifest.beside_guidance}, but the velocity graph has no input "
+            f"{BESIDE!r}"
+        )
     n_fft, hop = manifest.reconstruction.n_fft, manifest.reconstruction.hop
     if n_fft < 64 or n_fft & (n_fft - 1) or hop < 1 or n_fft % hop or n_fft // hop < 2:
         yield (

@@ -153,6 +153,10 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     spans_complete : bool
         Whether the velocity network takes a prompt's "+" spans to be all there are, and the rest
         to be "-"; SAM Audio does not.
+    beside_guidance : float
+        Of a network that is told of the channel beside the one it hears: how far its answer goes
+        from what it says of one channel alone (0) towards what it says when told (1), or beyond.
+        Unless it is 1, the network runs twice.
     input_rms_db : float or None
         Level in dB relative to full scale to which what the model hears is brought before
         encoding; None leaves it alone.
@@ -189,6 +193,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reconstruction: Reconstruction
     prompt: PromptLimits
     spans_complete: bool = False
+    beside_guidance: float = 1.0
     input_rms_db: float | None = None
     max_frames: int | None = None
     codec: CodecInfo

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from bridge.bundles import manifest
 from bridge.bundles.bundle import find_bundle, verify_files
 from bridge.bundles.consistency import (
+    BESIDE,
     CODEC_DECODER,
     CODEC_ENCODER,
     JUDGE,
@@ -253,6 +254,13 @@ class Model:
                 batch, frames = feeds["spans"].shape
                 nothing = np.zeros((batch, dims, frames), dtype=np.float32)
                 feeds["video"] = nothing if video is None else video
-            return self.graphs.run(VELOCITY, feeds, cancellation)
+            told = self.graphs.run(VELOCITY, feeds, cancellation)
+            guidance = self.manifest.beside_guidance
+            if guidance == 1 or np.array_equal(feeds[BESIDE], feeds["latents"]):
+                return told
+            alone = {**feeds, BESIDE: feeds["latents"]}
+            unguided = self.graphs.run(VELOCITY, alone, cancellation)
+            guided: Array = unguided + np.float32(guidance) * (told - unguided)
+            return guided
 
         return network

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_bundle
 
-from bridge import Engine
+from bridge import Engine, ModelError
 from bridge.signal.views import count_views, listen_to
 
 RATE = 8000
@@ -99,3 +99,21 @@ def test_a_model_is_told_of_the_channel_beside_at_the_level_of_what_it_hears(tmp
         np.testing.assert_allclose(half, 0.5 * mixture[::-1], atol=1e-6)
         mono = engine.separate(mixture[:1], rate, ["half"], **asked).stems["half"]
         np.testing.assert_allclose(mono, 0.5 * mixture[:1], atol=1e-6)
+
+
+def test_guidance_lies_between_what_is_heard_alone_and_what_is_told(tmp_path):
+    """Alone this network answers with half of what it hears, told with half of what is beside."""
+    guided = tiny_bundle.Tiny(stereo=True, beside_guidance=0.25)
+    bundle = tiny_bundle.build(tmp_path / "tiny", guided)
+    mixture = np.stack([noise(0), 0.1 * noise(1)])
+    with Engine(bundle, threads=1) as engine:
+        found = engine.separate(
+            mixture, tiny_bundle.SAMPLE_RATE, ["half"], reconstruct="raw", listen="channels"
+        )
+    expected = 0.5 * (0.75 * mixture + 0.25 * mixture[::-1])
+    np.testing.assert_allclose(found.stems["half"], expected, atol=1e-6)
+
+
+def test_guidance_without_a_channel_beside_is_a_fault(tmp_path):
+    with pytest.raises(ModelError, match="beside_guidance"):
+        tiny_bundle.build(tmp_path / "tiny", tiny_bundle.Tiny(beside_guidance=0.5))

@@ -57,6 +57,7 @@ class Tiny:
     message: bool = False  # a decoder that adds its message's mean to the waveform
     video: bool = False  # video features raise the share by their mean; frames are theirs
     stereo: bool = False  # the target is that share of the channel beside the one that is heard
+    beside_guidance: float = 1.0
     still: bool = False  # a velocity of zero: what comes out is the noise that went in
     judge: bool = False  # scores a stem by the mean of its latents, whatever was said
     chunk_frames: int = 400
@@ -103,6 +104,7 @@ def build(directory: Path, options: Tiny | None = None) -> Path:
         reconstruct="mask",
         reconstruction=Reconstruction(exponent=1.0, n_fft=2048, hop=512, band_hz=7000.0),
         prompt=PromptLimits(max_tokens=6, text_dim=1),
+        beside_guidance=options.beside_guidance,
         input_rms_db=options.input_rms_db,
         max_frames=options.max_frames,
         codec=CodecInfo(context, context, options.chunk_frames),

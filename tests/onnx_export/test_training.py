@@ -210,12 +210,14 @@ def test_recipes_refuse_unknown_fields(tmp_path: Path) -> None:
     path.write_text("[model]\n[train]\nstepz = 3\n")
     with pytest.raises(ValueError, match=r"stepz.*train"):
         load_recipe(path)
-    first, more = (
+    first, more, stereo = (
         load_recipe(Path(train.__code__.co_filename).with_name(name))
-        for name in ("mini.toml", "mini_more.toml")
+        for name in ("mini.toml", "mini_more.toml", "mini_stereo.toml")
     )
     assert first.model.name == "mini"
-    assert first.model == more.model  # the second run goes on from the first
+    assert more.model.extends(first.model)  # each run goes on from the one before
+    assert stereo.model.extends(more.model)
+    assert not more.model.extends(stereo.model)
 
 
 def test_a_pool_without_stems_says_what_is_missing(tmp_path: Path) -> None:
