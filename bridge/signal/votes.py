@@ -28,6 +28,9 @@ PLACES = 25
 #: Weight of the place's odds, and least weight of a mask's own; MINI.md has the measurements.
 _PLACE_WEIGHT = 2.5
 _OWN_WEIGHT = 0.4
+#: Share of a place's votes that a source has at its best place: up to the first, places weigh 1,
+#: from the second on in full.
+_LOST, _FOUND = 0.1, 0.3
 #: Variance of a place's masks, as a share of the most it can be: from the first on masks weigh more
 #: than the least, from the second on in full.
 _UNSURE, _APART = 0.4, 0.8
@@ -130,7 +133,10 @@ class PlaceVotes:
         most = np.maximum(shares * (1 - shares), _TINY)
         apart = np.clip((spread / most - _UNSURE) / (_APART - _UNSURE), 0, 1)
         counts = _count_in_full(cast / everything)
-        gains = counts * _PLACE_WEIGHT * np.log(shares / mean[:, np.newaxis])
+        # A source that no place gives its votes to may be absent: nothing is raised then.
+        found = np.clip((shares.max(axis=1) - _LOST) / (_FOUND - _LOST), 0, 1)
+        place_weights = 1 + (_PLACE_WEIGHT - 1) * found
+        gains = counts * place_weights[:, np.newaxis] * np.log(shares / mean[:, np.newaxis])
         weights = 1 - counts * (1 - _OWN_WEIGHT) * (1 - apart)
         return mean, gains.astype(np.float32), weights.astype(np.float32)
 

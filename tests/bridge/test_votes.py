@@ -127,3 +127,12 @@ def test_the_ends_of_the_field_are_places(angle):
     target, _ = refined(masks, spectra_of(owner, [angle]))
     np.testing.assert_allclose(target, 0.3, atol=1e-3)
     assert PLACES % 2 == 1  # the middle is a place, not between two
+
+
+def test_a_source_that_no_place_votes_for_is_not_raised():
+    """A little is claimed everywhere, somewhat more of it at one place: no sign of the source."""
+    owner = owners()
+    noise = np.random.default_rng(5).uniform(0.5, 1.5, owner.shape)
+    mask = np.where(owner == 0, 0.04, 0.01) * noise
+    target, _ = refined(both(mask), spectra_of(owner, [0.3, 1.2]))
+    assert target.mean() <= mask.mean() * 1.2
