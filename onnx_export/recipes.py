@@ -46,6 +46,8 @@ _MINI_RMS_DB = -20.0
 #: Best mean and worst case of 1, 1.5 and 2 on 16 of the test mixtures (MINI.md): while the model is
 #: uncertain, a softer mask loses less.
 _MINI_EXPONENT = 1.0
+#: Nearer to the crops of training (4.35 s) than 8 s: songs gain a little for the same cost.
+_MINI_WINDOW_S = 6.4
 #: Told of both channels the model takes a place whole, be it the wrong one; alone it takes a little
 #: of each. Half way between is better than either (MINI.md).
 _MINI_BESIDE_GUIDANCE = 0.5
@@ -246,8 +248,8 @@ def mini_blueprint(model: MiniModel, tokenizer: Path, provenance: Provenance) ->
         sample_rate=config.sample_rate,
         hop_length=hop,
         latent_channels=channels,
-        window_s=8.0,
-        overlap_s=2.0,
+        window_s=_MINI_WINDOW_S,
+        overlap_s=_MINI_WINDOW_S / 4,
         solver="euler",
         steps=1,
         reconstruct="wiener",

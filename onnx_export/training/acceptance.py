@@ -113,7 +113,7 @@ def measure(
     cases : sequence of Case
         Short mixtures.
     songs : sequence of Case
-        Long ones; the first is compared with its pieces, all tell about seams.
+        Long ones, compared with their pieces; they also tell about seams.
     progress : callable
         Receives stage, done and total.
     """
@@ -127,7 +127,7 @@ def measure(
         engine, cases, plain, lambda: progress("prompts", next(done), total)
     ):
         changes[kind].append(change)
-    song_changes = song_against_pieces(engine, songs[0]) if songs else []
+    song_changes = [change for song in songs for change in song_against_pieces(engine, song)]
     progress("song", 1, 2)
     seams = measure_seams(engine, songs) if songs else None
     progress("song", 2, 2)
