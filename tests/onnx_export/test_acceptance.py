@@ -72,7 +72,9 @@ def test_everything_is_measured_and_written_down(engine, cases):
     assert values["held-out phrasings lose, difference of medians"] == pytest.approx(0.0, abs=0.01)
     # Frames in a span get all of it, others a quarter.
     assert values["spans add where the target sounds less than half, median"] > 1.0
-    assert values["60 s song through windows less its 6 s pieces"] == pytest.approx(0, abs=0.05)
+    assert values["60 s song through windows less its 6 s pieces, the worst song"] == pytest.approx(
+        0, abs=0.05
+    )
     assert values["error at window edges, ratio to shifted windows"] == pytest.approx(1, abs=0.02)
     assert values["size of the bundle"] < 1
     assert {c.name for c in result.criteria if not c.passed} >= {"drums, median", "bass, median"}
