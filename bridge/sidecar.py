@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a server that belongs to no terminal; 0 also if one was running already.
+    """Run a server in the background; return 0 also if one is running already.
 
-    With ``--detach`` the process that was started ends at once, and the server goes on as a
-    child of the system, so that no client has to wait for it.
+    With ``--detach`` the started process exits at once and the server goes on detached, so that
+    no client is left with a child process to wait for.
     """
     parser = argparse.ArgumentParser(prog="python -m bridge.sidecar")
     parser.add_argument("--directory", type=Path, required=True)
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle-timeout", type=float, default=600.0)
     parser.add_argument("--grace", type=float, default=10.0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--together", action="store_true", help="in one process, for a GPU")
     parser.add_argument("--cache-limit", type=int, default=10 << 30, help="bytes")
     parser.add_argument("--memory", type=int, help="bytes for a job")
     parser.add_argument("--provider", action="append", help="execution provider")
@@ -38,14 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.setsid()
 
     from bridge.errors import StembridgeError
-    from bridge.places import has_ipc
-    from bridge.service.server import AlreadyRunning, serve
-    from bridge.service.server_config import ServerConfig
-    from bridge.service.tasks import EngineOptions
+    from bridge.files import has_ipc
+    from bridge.service.server import AlreadyRunning, ServerConfig, serve
+    from bridge.workers.messages import EngineOptions
 
     config = ServerConfig(
-        directory=arguments.directory,
-        cache=arguments.cache,
+        directory=arguments.directory.absolute(),
+        cache=arguments.cache.absolute(),
         cache_limit_bytes=arguments.cache_limit,
         idle_timeout_s=arguments.idle_timeout,
         grace_s=arguments.grace,
@@ -56,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             providers=None if arguments.provider is None else tuple(arguments.provider),
             memory_bytes=arguments.memory,
             fallback=arguments.fallback,
+            together=arguments.workers if arguments.together else 1,
         ),
-        models=tuple(arguments.model),
+        models=tuple(path.absolute() for path in arguments.model),
         binds=tuple(arguments.bind),
         ipc=has_ipc() and not arguments.no_ipc,
     )

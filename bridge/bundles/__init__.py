@@ -1,1 +1,1 @@
-"""Model bundles: what a manifest says, where bundles lie, and whether their files are whole."""
+"""Model bundles: their manifests, where they are, and whether their files are undamaged."""

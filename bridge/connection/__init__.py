@@ -1,1 +1,1 @@
-"""The client's side of a connection: its thread, its jobs, and the server it may start."""
+"""The client: its connection, its jobs, and the server that it may start."""

@@ -33,15 +33,15 @@ def frame_noise(
     Returns
     -------
     ndarray of float32, shape (frames, channels)
-        Depends on nothing but the arguments: not on the NumPy release either, since only the raw
-        bits of the generator are used, which are covenanted to be stable.
+        Depends only on the arguments, and not on the NumPy release: only the raw bits of the
+        generator are used, which NumPy guarantees to be stable.
     """
     counts = -(-channels // _WORDS_PER_COUNT)
     bits = np.random.Philox(counter=first_frame * counts, key=_key(seed, candidate))
     words = bits.random_raw(frames * counts * _WORDS_PER_COUNT)
     # 53 bits, centred in their cells, so that the logarithm never sees zero.
     uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
-    # Box and Muller 1958: two uniforms become two normals.
+    # Box & Muller 1958: two uniform numbers become two normal ones.
     radius = np.sqrt(-2.0 * np.log(uniform[0::2]))
     angle = 2.0 * np.pi * uniform[1::2]
     normal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)

@@ -1,8 +1,8 @@
 """Overlapping windows of equal length over a clip, and the soft masks that merge them.
 
-Windows are never padded: a network that normalises over time would answer differently for a
-padded window. The last window is shifted back to end with the clip instead, and a clip shorter
-than a window is one window of its own length.
+Windows are never padded, since a network that normalises over time would give another result for a
+padded window. Instead the last window is shifted back to end with the clip, and a clip shorter than
+a window is one window of its own length.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bridge.bundles.manifest import Manifest
+from bridge.bundles.manifest import BundleManifest
 from bridge.errors import InputError
 from bridge.request import ResolvedSettings
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Where the windows of a clip lie.
+    """The positions of the windows of a clip.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ def plan_windows(frames: int, window: int, overlap: int) -> WindowPlan:
 
 
 def soft_masks(plan: WindowPlan) -> npt.NDArray[np.float32]:
-    """Weights with which the windows of a plan are merged.
+    """Return the weights that merge the windows of a plan.
 
     Each window fades with a raised cosine over its overlaps, but not at the two ends of the clip,
     where it has no neighbour; the weights are then normalised frame by frame.
@@ -94,7 +94,7 @@ def soft_masks(plan: WindowPlan) -> npt.NDArray[np.float32]:
     return (weights / np.stack(shares)).astype(np.float32)
 
 
-def window_frames(settings: ResolvedSettings, manifest: Manifest) -> tuple[int, int]:
+def window_frames(settings: ResolvedSettings, manifest: BundleManifest) -> tuple[int, int]:
     """Convert the window and the overlap of a request to latent frames.
 
     Returns

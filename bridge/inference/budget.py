@@ -1,8 +1,8 @@
 """How much memory a job needs, counted before it starts.
 
-The arrays of a job are counted from their shapes. What a network needs while it runs is not
-written in a bundle; it is estimated from the size of its weights, as for a transformer of usual
-proportions.
+The arrays of a job are counted from their shapes. A bundle does
+not say what its networks need while they run; that is estimated from the size of the weights, as
+for a transformer of the usual proportions.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from typing import Final
 
 import psutil
 
-from bridge.bundles.consistency import VELOCITY
-from bridge.bundles.manifest import Manifest
+from bridge.bundles.manifest import VELOCITY, Manifest
 from bridge.errors import MemoryBudgetError
+from bridge.scratch import DEFAULT, Scratch
 
 _FLOAT_BYTES: Final = 4
 # States held while solving: the flow, its velocity, the midpoint and its velocity, and noise.
 _STATES: Final = 5
+# Stretches of all signals that are worked on at a time, with what is made of them.
+_STRETCHES: Final = 4
 # What a velocity network holds per frame while it runs: this many times the width of a block,
-# one row of an attention map per head and copy, and copies of the state. Fitted to the peak
-# resident memory of mini (width 320) on the CPU: windows of 250 frames, 4 and 8 at a time, and one
-# of 1000 frames come out between 1.0 and 1.5 times what was measured; smaller ones, which hide in
-# memory the process had already, up to 2.2 times.
+# one row of an attention map per head and copy, and copies of the state, among them the maps of a
+# network that works at the resolution of its latents, as mini's U-Net does. Fitted to the peak
+# resident memory of mini (width 320, 768 latent channels) on the CPU: windows of 250 frames, 1, 4
+# and 8 at a time, and one of 1000 frames come out at 1.2, 1.0, 0.9 and 1.2 times what was measured.
 _WIDTHS: Final = 13
 _MAPS: Final = 2
-_STATE_COPIES: Final = 4
+_STATE_COPIES: Final = 22
 _HEAD_WIDTH: Final = 64
 # A block has some 14 width^2 weights, and a network about width / 128 blocks: true of mini (320
 # wide, 4 blocks) as of SAM Audio (2048, 16), within a tenth of the width.
@@ -64,6 +66,8 @@ def count_need(
     window: int,
     candidates: int = 1,
     views: int = 1,
+    scratch: Scratch = DEFAULT,
+    answered_in_memory: bool = True,
 ) -> Need:
     """Count what a job needs.
 
@@ -80,24 +84,37 @@ def count_need(
         Per prompt.
     views : int
         Signals that the model hears of the mixture.
+    scratch : Scratch
+        Keeps the large arrays in files.
+    answered_in_memory : bool
+        Whether mixture and stems are in memory.
     """
     heard = -(-samples * manifest.sample_rate // sample_rate)
     frames = -(-heard // manifest.hop_length)
-    state = 2 * manifest.latent_channels
-    states = prompts * candidates * views * frames * state
-    coded = (3 if manifest.hears_beside else 1) * views * frames * manifest.latent_channels
-    solving = coded + _STATES * states
-    decoding = states + (2 * (prompts + 1) + candidates - 1) * views * heard
-    rebuilding = (prompts + 1) * views * (heard + samples) + (prompts + 2) * channels * samples
-    always = channels * samples + views * (samples + heard)
-    floats = always + max(solving, decoding, rebuilding)
-    return Need(_FLOAT_BYTES * floats, window_bytes(manifest, min(window, frames)))
+    coded = views * frames * manifest.latent_channels
+
+    def held(count: int, floats: int) -> int:
+        """Return the bytes in memory of a number of arrays of a given size."""
+        size_bytes = _FLOAT_BYTES * floats
+        return count * size_bytes if size_bytes <= scratch.small_bytes else 0
+
+    states = held(1, 2 * prompts * candidates * coded)
+    solving = held(3 if manifest.hears_beside else 1, coded) + _STATES * states
+    decoding = states + held(2 * (prompts + 1) + candidates - 1, views * heard)
+    rebuilding = held(prompts + 1, views * heard) + held(prompts + 1, views * samples)
+    answers = (prompts + 2) * channels * samples
+    rebuilding += _FLOAT_BYTES * answers if answered_in_memory else 0
+    always = held(1, channels * samples) + held(1, views * heard)
+    stretch = min(scratch.stretch, samples)
+    working = _STRETCHES * _FLOAT_BYTES * (views + channels) * stretch
+    arrays = always + working + max(solving, decoding, rebuilding)
+    return Need(arrays, window_bytes(manifest, min(window, frames)))
 
 
 def window_bytes(manifest: Manifest, frames: int) -> int:
-    """Estimate what the velocity network needs for one window of so many frames."""
+    """Estimate what the velocity network needs for one window of that many frames."""
     file = manifest.graphs[VELOCITY].file
-    # Weights may lie beside their graph, in files that begin with its name.
+    # Weights may be in separate files, which begin with the name of their graph.
     stored_bytes = sum(
         info.size_bytes for name, info in manifest.files.items() if name.startswith(file)
     )
@@ -117,9 +134,9 @@ def plan_batch(need: Need, budget_bytes: int | None, most: int) -> int:
     ----------
     need : Need
     budget_bytes : int or None
-        What the job may use; None takes what the machine has free.
+        What the job may use; None takes what is free.
     most : int
-        No more than this.
+        Upper limit.
 
     Raises
     ------

@@ -16,25 +16,30 @@ import psutil
 import zmq
 from msgspec.structs import fields
 
-from bridge.bundles.catalogue import Catalogue
+from bridge.bundles.bundle import ModelIndex
 from bridge.errors import InputError, ProtocolError, StembridgeError
-from bridge.protocol import HEARTBEAT_S, VERSION, decode, encode, major
 from bridge.request import Settings
-from bridge.service.bindings import Binding
-from bridge.service.desk import Desk
+from bridge.service.jobs import failure
 from bridge.service.logs import LogMemory, log
+from bridge.service.relay import Relay
+from bridge.service.requests import Requests
 from bridge.service.service import Service
-from bridge.service.sessions import Sessions
-from bridge.service.store import Store
-from bridge.wire.control_messages import (
+from bridge.service.sessions import Caller, Sessions
+from bridge.service.sockets import LINGER_MS, Binding
+from bridge.store import Store
+from bridge.wire.codec import HEARTBEAT_S, VERSION, decode, encode, major, product
+from bridge.wire.messages import (
     Bye,
     Cancel,
+    Failed,
     GetJobs,
     GetLogs,
     GetStatus,
     Hello,
     Jobs,
+    Limits,
     Logs,
+    Message,
     Ok,
     Ping,
     Pong,
@@ -42,33 +47,30 @@ from bridge.wire.control_messages import (
     Status,
     Welcome,
 )
-from bridge.wire.descriptors import Limits
-from bridge.wire.inbox import Inbox
-from bridge.wire.messages import Failed, Message
-from bridge.wire.sockets import receive_frames
+from bridge.wire.sockets import Inbox, receive
 
 CAPABILITIES: Final = ("attach", "keep", "partial")
-PACKAGE: Final = "stembridge/0.1.0"
-_LAST_WORDS_MS: Final = 500
 
 
 class Control:
-    """Answers the control channels of all bindings in a thread of its own.
+    """Serves the control channels of all bindings from a thread of its own.
 
     Parameters
     ----------
     bindings : list of Binding
-        Their control sockets belong to the thread from now on.
+        Their control sockets are used by this thread alone from now on.
     allows : callable
-        Says whether the holder of a key is still let in.
-    service, desk, sessions, catalogue, store, limits, memory
-        What it speaks about.
+        Says whether a key is still authorised.
+    relay, service, requests, sessions, model_index, store, limits, memory
+        What its answers describe.
     server_id : str
-        Names this run of the server.
+        Identifies this run of the server.
     wake : callable
-        Makes the job thread look at what was queued for it.
+        Wakes the job thread to send what was queued.
     stop : callable
-        Ends the server.
+        Stops the server.
+    problems : callable
+        Returns what keeps the server from working normally.
     """
 
     def __init__(
@@ -76,22 +78,26 @@ class Control:
         *,
         bindings: list[Binding],
         allows: Callable[[str], bool],
+        relay: Relay,
         service: Service,
-        desk: Desk,
+        requests: Requests,
         sessions: Sessions,
-        catalogue: Catalogue,
+        model_index: ModelIndex,
         store: Store,
         limits: Limits,
         memory: LogMemory,
         server_id: str,
         wake: Callable[[], None],
         stop: Callable[[], None],
+        problems: Callable[[], tuple[str, ...]],
     ) -> None:
         self._bindings = bindings
         self._allows = allows
+        self._relay = relay
+        self._problems = problems
         self._service = service
-        self._desk = desk
-        self._catalogue = catalogue
+        self._requests = requests
+        self._model_index = model_index
         self._sessions = sessions
         self._store = store
         self._limits = limits
@@ -123,54 +129,55 @@ class Control:
                 if binding.control in ready:
                     self._serve(binding)
         for binding in self._bindings:
-            binding.control.close(linger=_LAST_WORDS_MS)
+            binding.control.close(linger=LINGER_MS)
 
     def _serve(self, binding: Binding) -> None:
-        received = receive_frames(binding.control)
+        received = receive(binding.control)
         if received is None:
             return
-        identity, frames, user = received
-        if not binding.local and not self._allows(user):
-            self._revoked(user)
-            return
+        connection = self._relay.connection(received.number)
+        allowed = binding.local or self._allows(received.user)
+        if connection is not None:
+            connection.took(received.count, received.size_bytes, proven=allowed)
+        if not allowed:
+            return  # its key was revoked; the job thread ends its sessions
+        caller = Caller(binding, received.user, connection)
+        answer: Message
         try:
-            message, _ = decode(frames)
-            answer = self._answer(binding, user, message)
+            message, _ = decode(received.frames)
+            answer = self._answer(caller, message)
         except StembridgeError as error:
-            answer = Failed(code=error.code, message=str(error))
-        except Exception as error:  # one bad request must not end the service
+            answer = failure(error)
+        except Exception as error:  # one bad request must not stop the service
             log("control failed", logging.ERROR, error=repr(error))
             answer = Failed(code="internal", message=repr(error))
-        # A peer that left, or reads nothing, gets nothing.
+        # A peer that is gone, or does not read, misses the answer.
         try:
-            binding.control.send_multipart([identity, *encode(answer)], zmq.NOBLOCK)
+            frames = encode(answer)
+            if connection is not None:
+                connection.gave(sum(map(len, frames)))
+            binding.control.send_multipart([received.identity, *frames], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
 
-    def _revoked(self, user: str) -> None:
-        """End the sessions of somebody whose key was revoked; no answer."""
-        with self._service.lock:
-            for session_id in self._sessions.of(user):
-                self._desk.end_session(session_id)
-        self._wake()
-
-    def _answer(self, binding: Binding, user: str, message: Message) -> Message:
+    def _answer(self, caller: Caller, message: Message) -> Message:
         answer: Message
         match message:
             case Ping():
-                answer = Pong(number=message.number, known=self._sessions.heard(message.session))
+                known = self._sessions.touch(message.session, caller.user)
+                answer = Pong(number=message.number, known=known)
             case Hello():
-                answer = self._greet(binding, user, message)
+                answer = self._greet(caller, message)
             case Bye():
-                answer = self._part(message)
+                answer = self._part(caller, message)
             case Cancel():
-                answer = self._cancel(binding, user, message)
+                answer = self._cancel(caller, message)
             case GetStatus():
                 answer = self.status()
             case GetJobs():
-                answer = self._list_jobs(binding, user)
-            case GetLogs() | Shutdown() if not binding.local:
+                answer = self._list_jobs(caller)
+            case GetLogs() | Shutdown() if not caller.local:
                 name = type(message).__name__
                 raise ProtocolError(f"{name} is for the user of the server's machine only")
             case GetLogs():
@@ -184,52 +191,56 @@ class Control:
                 raise ProtocolError(f"{name} does not belong on the control channel")
         return answer
 
-    def _part(self, message: Bye) -> Ok:
+    def _part(self, caller: Caller, message: Bye) -> Ok:
         with self._service.lock:
-            self._desk.end_session(message.session)
+            if self._sessions.touch(message.session, caller.user):
+                self._requests.end_session(message.session)
         self._wake()
         return Ok()
 
-    def _list_jobs(self, binding: Binding, user: str) -> Jobs:
+    def _list_jobs(self, caller: Caller) -> Jobs:
         table = self._service.table
         with self._service.lock:
-            history = tuple(table.history) if binding.local else ()
-            visible = [job for job in table.jobs.values() if binding.local or user in job.owners]
+            history = tuple(table.history) if caller.local else ()
+            jobs = table.jobs.values()
+            visible = [job for job in jobs if caller.local or caller.user in job.owners]
             return Jobs(jobs=(*history, *(job.info() for job in visible)))
 
-    def _greet(self, binding: Binding, user: str, message: Hello) -> Welcome:
+    def _greet(self, caller: Caller, message: Hello) -> Welcome:
         if major(message.protocol) != major(VERSION):
             raise ProtocolError(
                 f"the client speaks protocol {message.protocol}, the server {VERSION}; "
                 "install the same version of stembridge on both sides"
             )
-        session = self._sessions.open(user, binding.index, binding.local, message.session)
-        log("hello", session=session.id[:8], client=message.client, local=binding.local)
+        session = self._requests.open_session(caller, message.session)
+        log("hello", session=session.id[:8], client=message.client, local=caller.local)
         return Welcome(
             protocol=VERSION,
-            server=PACKAGE,
+            server=product(),
             server_id=self._server_id,
             session=session.id,
-            jobs_port=binding.jobs_port,
+            jobs_port=caller.binding.jobs_port,
             settings=tuple(field.name for field in fields(Settings)),
             capabilities=CAPABILITIES,
-            models=self._catalogue.names(),
+            models=self._model_index.names(),
             limits=self._limits,
             heartbeat_s=HEARTBEAT_S,
             grace_s=self._sessions.grace_s,
         )
 
-    def _cancel(self, binding: Binding, user: str, message: Cancel) -> Ok:
+    def _cancel(self, caller: Caller, message: Cancel) -> Ok:
         count = 0
         with self._service.lock:
             if message.session is not None and message.request is not None:
-                count += self._service.release((message.session, message.request), cancel=True)
+                if self._sessions.touch(message.session, caller.user):
+                    place = (message.session, message.request)
+                    count += self._service.release(place, cancel=True)
             elif message.key is not None:
                 job = self._service.table.jobs.get(message.key)
                 if job is not None and job.open:
-                    if not binding.local and job.owners != {user}:
+                    if not caller.local and job.owners != {caller.user}:
                         raise InputError("this job is not yours alone to cancel")
-                    self._service.abort(job)
+                    self._service.cancel(job)
                     count += 1
             else:
                 raise ProtocolError("cancel names neither a request of a session nor a job")
@@ -244,19 +255,19 @@ class Control:
         for pid in (os.getpid(), *pids):
             try:
                 memory_bytes += psutil.Process(pid).memory_info().rss
-            except psutil.Error:
-                continue  # it ended just now
-        cache_bytes, entries = self._store.usage()
+            except (psutil.Error, OSError):
+                continue  # it has just ended, or we are out of file descriptors
+        cache_bytes, entries = self._service.cache_usage()
         with service.lock:
             states = [job.state for job in service.table.jobs.values()]
             return Status(
-                server=PACKAGE,
+                server=product(),
                 protocol=VERSION,
                 server_id=self._server_id,
                 pid=os.getpid(),
                 uptime_s=time.monotonic() - self._started,
                 provider=next(iter(service.loaded.values()), None),
-                models=self._catalogue.names(),
+                models=self._model_index.names(),
                 loaded=tuple(service.loaded),
                 workers=len(pids),
                 memory_bytes=memory_bytes,
@@ -268,4 +279,5 @@ class Control:
                 cache_limit_bytes=self._store.limit_bytes,
                 cache_entries=entries,
                 endpoints=tuple(binding.address.control for binding in self._bindings),
+                problems=self._problems(),
             )

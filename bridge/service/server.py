@@ -1,7 +1,9 @@
 """The sidecar's process: sockets, threads, start and end.
 
-Threads: the job channel (this one), the control channel, two for the disk, and the one that
-watches the workers. None of them computes; that happens in `bridge.service.worker`'s processes.
+Threads: the job channel (this one), the control channel, the relay that clients connect to, one
+for the disk, and the one that watches the workers. None of them computes; that happens in
+processes of their own. If one of them fails, the server stops and says why rather than run on
+with a part missing.
 """
 
 from __future__ import annotations
@@ -13,43 +15,108 @@ import secrets
 import signal
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import msgspec
 import zmq
+from filelock import FileLock, Timeout
 
-from bridge.bundles.bundle import list_bundles
-from bridge.bundles.catalogue import Catalogue
+from bridge.bundles.bundle import ModelIndex, list_bundles
 from bridge.errors import ServerError, StembridgeError
-from bridge.lockfile import LockFile
-from bridge.places import log_file, models_directory
-from bridge.protocol import Buffer, decode, encode
-from bridge.service.archive import Archive
-from bridge.service.bindings import Binding, Door
-from bridge.service.control import PACKAGE, Control
-from bridge.service.desk import Desk
-from bridge.service.logs import log, set_up
-from bridge.service.metrics import Metrics
-from bridge.service.pool import Pool
-from bridge.service.server_config import ServerConfig
+from bridge.files import (
+    has_ipc,
+    log_file,
+    models_directory,
+    take_failure,
+    write_failure,
+    write_whole,
+)
+from bridge.service.control import Control
+from bridge.service.jobs import failure
+from bridge.service.logs import Metrics, log, set_up
+from bridge.service.relay import Relay
+from bridge.service.requests import Requests
 from bridge.service.service import Service
 from bridge.service.sessions import Peer, Sessions
-from bridge.service.spool import Spool
-from bridge.service.store import Store
-from bridge.service.tasks import Event, Load
-from bridge.service.workers import Workers
-from bridge.wire.endpoints import ADDRESS_FILE
-from bridge.wire.inbox import Inbox
+from bridge.service.sockets import LINGER_MS, Authenticator, Binding
+from bridge.service.transfers import Disk
+from bridge.store import Store
+from bridge.wire.codec import Buffer, decode, encode, product
 from bridge.wire.keys import KeyRing
-from bridge.wire.messages import Failed, JobProgress, Message, Partial
-from bridge.wire.sockets import receive_frames
+from bridge.wire.messages import Failed, JobProgress, Limits, Message, Partial
+from bridge.wire.sockets import ADDRESS_FILE, Inbox, receive
+from bridge.workers.local import Pool, Workers
+from bridge.workers.messages import EngineOptions, Event, Load
 
 LOCK: Final = "server.lock"
+# The server cannot run without these.
+_THREADS: Final = ("control", "relay", "workers")
+# How often to look whether the runtime directory is still there.
+_LOOK_S: Final = 1.0
+# How often to do what falls due: positions in the queue, silent sessions, revoked keys.
 _TICK_S: Final = 0.1
+# Messages read from one binding before the other gets its turn.
 _BURST: Final = 64
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a server runs.
+
+    Attributes
+    ----------
+    directory : Path
+        Its private runtime directory.
+    cache : Path
+        Its disk store.
+    cache_limit_bytes : int
+    models : tuple of Path
+        Bundles that requests may name, besides the installed ones.
+    engine : EngineOptions
+        Execution providers and memory for the workers.
+    idle_timeout_s : float or None
+        It stops after this long without clients and jobs; None for never.
+    grace_s : float
+        How long the jobs of a silent client go on.
+    workers : int
+        Jobs computed at a time.
+    binds : tuple of str
+        Endpoints ``tcp://HOST:PORT`` for holders of authorised keys.
+    keys : Path or None
+        Directory of the keys, if not the user's.
+    ipc : bool
+        Whether this user's clients connect through ipc sockets or loopback ports.
+    limits : Limits
+        Per client.
+    ray : str or None
+        Address of a Ray cluster that computes in place of local processes.
+    metrics : str or None
+        ``HOST:PORT`` of the Prometheus endpoint, if one is wanted.
+    console : bool
+        Whether the log also goes to standard error.
+    """
+
+    directory: Path
+    cache: Path
+    cache_limit_bytes: int = 10 << 30
+    models: tuple[Path, ...] = ()
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    idle_timeout_s: float | None = None
+    grace_s: float = 10.0
+    workers: int = 1
+    binds: tuple[str, ...] = ()
+    keys: Path | None = None
+    ipc: bool = field(default_factory=has_ipc)
+    limits: Limits = field(default_factory=Limits)
+    ray: str | None = None
+    metrics: str | None = None
+    console: bool = False
 
 
 class Server:
@@ -67,13 +134,16 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._lock = LockFile(config.directory / LOCK)
-        if not self._lock.acquire():
-            raise AlreadyRunning(f"a server is running in {config.directory} already")
+        self._lock = FileLock(config.directory / LOCK, mode=0o600, thread_local=False)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise AlreadyRunning(f"a server is running in {config.directory} already") from None
         with contextlib.ExitStack() as ending:
             ending.callback(self._lock.release)
+            self._locked_file = (config.directory / LOCK).stat()
             self._set_up(config, ending)
-            # From here on it is `run` that ends what was begun.
+            # From here on `run` cleans up.
             self._ending = ending.pop_all()
 
     def _set_up(self, config: ServerConfig, ending: contextlib.ExitStack) -> None:
@@ -85,27 +155,31 @@ class Server:
         self._outbox: deque[tuple[Peer, Message, Buffer | None]] = deque()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         ending.callback(self._context.destroy)
+        self._relay = Relay(config.directory, ipc=config.ipc)
+        ending.callback(self._relay.close)
         self._id = secrets.token_hex(8)
-        self._store = Store(config.cache, config.cache_limit_bytes)
+        self._store = Store(config.cache, config.cache_limit_bytes, pinned=self._pinned)
         self._store.sweep()
         self._sessions = Sessions(config.grace_s)
-        self._spool = Spool("disk", self._inbox.put)
-        ending.callback(self._spool.close)
-        self._catalogue = Catalogue(models_directory(config.directory), config.models)
-        self._service = Service(Archive(self._store, self._spool), self._send, config.engine)
-        self._desk = Desk(
+        disk = Disk(self._store, self._inbox.put)
+        ending.callback(disk.close)
+        self._model_index = ModelIndex(models_directory(config.directory), config.models)
+        self._service = Service(disk, self._send)
+        self._requests = Requests(
             server_id=self._id,
             service=self._service,
             sessions=self._sessions,
-            catalogue=self._catalogue,
+            model_index=self._model_index,
             store=self._store,
             limits=config.limits,
             send=self._send,
         )
-        self._door = Door(self._context, KeyRing(config.keys))
-        ending.callback(self._door.close)
-        self._bindings = [self._door.bind_private(config.directory, ipc=config.ipc)]
-        self._bindings += [self._door.bind_remote(endpoint) for endpoint in config.binds]
+        self._authenticator = Authenticator(self._context, self._relay, KeyRing(config.keys))
+        ending.callback(self._authenticator.close)
+        self._bindings = [self._authenticator.bind_private(config.directory, ipc=config.ipc)]
+        self._bindings += [self._authenticator.bind_remote(one) for one in config.binds]
+        self._failure: ServerError | None = None
+        self._earlier = _earlier_failure(config.directory)
 
     def stop(self) -> None:
         """Make `run` return; safe from any thread and from a signal handler."""
@@ -116,64 +190,101 @@ class Server:
         """Serve until stopped, or idle for too long."""
         with self._ending as ending:
             ending.callback(log, "stopped")
-            pool = self._hire()
+            ending.callback(setattr, threading, "excepthook", threading.excepthook)
+            threading.excepthook = self._thread_failed
+            ending.callback(self._close_jobs)
+            pool = self._start_workers()
             ending.callback(pool.close)
             self._service.workers = pool
             control = Control(
                 bindings=self._bindings,
-                allows=self._door.allows,
+                allows=self._authenticator.allows,
+                relay=self._relay,
                 service=self._service,
-                desk=self._desk,
+                requests=self._requests,
                 sessions=self._sessions,
-                catalogue=self._catalogue,
+                model_index=self._model_index,
                 store=self._store,
                 limits=self._config.limits,
                 memory=self._memory,
                 server_id=self._id,
                 wake=lambda: self._inbox.put(lambda: None),
                 stop=self.stop,
+                problems=self._problems,
             )
             ending.callback(control.close)
+            self._relay.start()
             if self._config.metrics is not None:
                 metrics = Metrics(self._config.metrics, control.status)
                 ending.callback(metrics.close)
                 log("metrics", port=metrics.port)
+            log("started", pid=os.getpid(), endpoints=self._endpoints(), version=product())
             self._announce()
             ending.callback((self._config.directory / ADDRESS_FILE).unlink, missing_ok=True)
-            log("started", pid=os.getpid(), endpoints=self._endpoints(), version=PACKAGE)
             self._begin(pool)
-            self._serve()
+            try:
+                self._serve()
+            except Exception as error:
+                self._send_reason(error)
+                raise
 
     def _begin(self, pool: Workers) -> None:
-        """Take up what an earlier run left, and check what was asked for."""
+        """Resume the jobs of an earlier run, and check the provider that was asked for."""
         with self._service.lock:
-            self._desk.resume_kept()
-        options = self._config.engine
-        if options.providers is not None:
-            # Whether they are there is known before anybody waits for a job.
+            self._requests.resume_kept()
+        if self._config.engine.providers is not None:
+            # A missing provider is found out before anyone waits for a job.
             for path in [*self._config.models, *list_bundles().values()][:1]:
-                pool.load(Load(str(path), options))
+                pool.load(Load(path))
 
-    def _hire(self) -> Workers:
+    def _start_workers(self) -> Workers:
         config = self._config
         if config.ray is not None:
-            from bridge.service.farm import Farm
+            from bridge.workers.ray import RayWorkers
 
-            return Farm(config.ray, config.workers, self._post_event)
-        endpoint = f"ipc://{config.directory}/workers.sock" if config.ipc else "tcp://127.0.0.1:*"
-        return Pool(endpoint, config.workers, self._post_event)
+            return RayWorkers(config.ray, config.workers, config.engine, self._post_event)
+        return Pool(config.directory, config.workers, config.engine, self._post_event)
 
     def _endpoints(self) -> list[str]:
         return [binding.address.control for binding in self._bindings]
 
     def _announce(self) -> None:
-        """Tell clients where the server is; the file appears whole or not at all."""
+        """Write the file that tells clients where the server is."""
         path = self._config.directory / ADDRESS_FILE
-        partial_path = path.with_suffix(".new")
-        partial_path.unlink(missing_ok=True)
-        partial_path.touch(mode=0o600)
-        partial_path.write_bytes(msgspec.json.encode(self._bindings[0].address))
-        partial_path.replace(path)
+        write_whole(path, msgspec.json.encode(self._bindings[0].address), private=True)
+
+    def _pinned(self) -> set[str]:
+        with self._service.lock:
+            return self._service.table.pinned()
+
+    def _problems(self) -> tuple[str, ...]:
+        """Return what keeps the server from working normally."""
+        return tuple(filter(None, (self._service.problem, self._earlier)))
+
+    def _thread_failed(self, arguments: threading.ExceptHookArgs) -> None:
+        """Stop the server because one of its threads failed."""
+        name = "a thread" if arguments.thread is None else arguments.thread.name
+        text = "".join(traceback.format_exception(arguments.exc_value))
+        log("thread failed", logging.ERROR, thread=name, traceback=text)
+        if name in _THREADS:
+            self._failure = ServerError(f"the server's {name} failed: {arguments.exc_value!r}")
+            self.stop()
+
+    def _send_reason(self, error: Exception) -> None:
+        """Tell all clients why the server stops."""
+        reason = _reason(error)
+        # For the next server, which reports it in its status.
+        with contextlib.suppress(OSError):
+            write_failure(self._config.directory, reason, started=True)
+        failed = Failed(code="server", message=reason)
+        for peer in self._sessions.peers():
+            self._send(peer, failed, None)
+        with contextlib.suppress(Exception):
+            self._flush()
+
+    def _close_jobs(self) -> None:
+        for binding in self._bindings:
+            binding.jobs.close(linger=LINGER_MS)
 
     def _send(self, peer: Peer, message: Message, payload: Buffer | None) -> None:
         self._outbox.append((peer, message, payload))
@@ -186,7 +297,7 @@ class Server:
         poller.register(self._inbox.fileno(), zmq.POLLIN)
         for binding in self._bindings:
             poller.register(binding.jobs, zmq.POLLIN)
-        last_tick = idle_since = time.monotonic()
+        last_tick = idle_since = last_look = time.monotonic()
         while not self._stopping.is_set():
             poller.poll(int(_TICK_S * 1000))
             for index, binding in enumerate(self._bindings):
@@ -197,43 +308,73 @@ class Server:
                     outcome()
                 if now - last_tick >= _TICK_S:
                     last_tick = now
-                    self._desk.tick()
+                    self._requests.tick()
+                    self._revoke()
                 if self._sessions or any(job.open for job in self._service.table.jobs.values()):
                     idle_since = now
             self._flush()
             if self._service.provider_error is not None:
                 log("provider", logging.ERROR, error=str(self._service.provider_error))
                 raise self._service.provider_error
+            if now - last_look > _LOOK_S:
+                last_look = now
+                if not self._lock_is_in_place():
+                    raise ServerError(f"{self._config.directory} was removed or replaced")
             timeout_s = self._config.idle_timeout_s
             if timeout_s is not None and now - idle_since > timeout_s:
                 log("idle for too long", seconds=timeout_s)
                 return
+        if self._failure is not None:
+            raise self._failure
+
+    def _lock_is_in_place(self) -> bool:
+        """Say whether the locked file is still where other servers look for it."""
+        try:
+            return os.path.samestat(self._locked_file, (self._config.directory / LOCK).stat())
+        except OSError:
+            return False
+
+    def _revoke(self) -> None:
+        """Drop the sessions and jobs of keys that were revoked."""
+        for owner in self._requests.remote_owners():
+            if not self._authenticator.allows(owner):
+                log("key revoked", owner=owner)
+                self._requests.end_owner(owner)
 
     def _receive(self, index: int, binding: Binding) -> None:
-        for _ in range(_BURST):  # others get their turn however much one client sends
-            received = receive_frames(binding.jobs)
+        for _ in range(_BURST):  # so that others get their turn, however much one client sends
+            received = receive(binding.jobs)
             if received is None:
                 return
-            identity, frames, _ = received
-            peer = (index, identity)
+            peer = (index, received.identity)
+            connection = self._relay.connection(received.number)
+            allowed = binding.local or self._authenticator.allows(received.user)
+            if connection is not None:
+                connection.took(received.count, received.size_bytes, proven=allowed)
+            if not allowed:
+                continue
             try:
-                message, payload = decode(frames)
+                message, payload = decode(received.frames)
                 with self._service.lock:
-                    self._desk.handle(peer, message, payload)
+                    self._requests.handle(peer, received.user, connection, message, payload)
             except StembridgeError as error:
-                failed = Failed(code=error.code, message=str(error))
-                self._outbox.append((peer, failed, None))
+                self._send(peer, failure(error), None)
 
     def _flush(self) -> None:
         while self._outbox:
             peer, message, payload = self._outbox.popleft()
             index, identity = peer
             frames = [identity, *encode(message, payload)]
+            session = self._sessions.at(peer)
+            if session is not None and session.connection is not None:
+                session.connection.gave(sum(map(len, frames[1:])))
             try:
-                self._bindings[index].jobs.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                # Copied: to send without a copy, pyzmq opens sockets of its own, which fails when
+                # the file descriptors are used up.
+                self._bindings[index].jobs.send_multipart(frames, zmq.NOBLOCK)
             except zmq.Again:
-                # A client that does not read. Progress is repeated anyway; anything else it
-                # would miss for good, so that it has to begin again.
+                # A client that does not read. It may miss progress, which is repeated anyway; for
+                # want of anything else it has to start again.
                 if not isinstance(message, JobProgress | Partial):
                     self._drop(peer)
             except zmq.ZMQError as error:
@@ -245,11 +386,13 @@ class Server:
         if session is not None:
             log("client reads nothing", logging.WARNING, session=session.id[:8])
             with self._service.lock:
-                self._desk.end_session(session.id)
+                self._requests.end_session(session.id)
+            if session.connection is not None:
+                self._relay.drop(session.connection)
 
 
 class AlreadyRunning(ServerError):
-    """Another server holds the lock."""
+    """Another server is running in the directory."""
 
 
 def serve(config: ServerConfig) -> None:
@@ -260,16 +403,37 @@ def serve(config: ServerConfig) -> None:
     ServerError
         If one runs already, or it cannot be started.
     ProviderError
-        If a provider asked for is not there or not really used, and nothing may stand in.
+        If a requested provider is missing or unused, and there is no fallback.
     """
-    server = Server(config)
+    try:
+        server = Server(config)
+    except AlreadyRunning:
+        raise
+    except Exception as error:
+        # For the process that started it and waits for it.
+        with contextlib.suppress(OSError):
+            write_failure(config.directory, _reason(error), started=False)
+        raise
+    # Nothing is imported or loaded from the folder it was started in, not even by workers on a
+    # cluster, and the folder can be removed.
+    os.chdir(config.directory)
 
-    def leave(*_: object) -> None:
+    def stop(*_: object) -> None:
         server.stop()
 
-    previous = {name: signal.signal(name, leave) for name in (signal.SIGINT, signal.SIGTERM)}
+    previous = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run()
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)
+
+
+def _earlier_failure(directory: Path) -> str:
+    """Return why the previous server ended, if it failed."""
+    reason = take_failure(directory, started=True)
+    return reason and f"the server before this one ended: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, StembridgeError) else repr(error)

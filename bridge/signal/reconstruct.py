@@ -1,8 +1,8 @@
-"""From the model's mono, band-limited waveforms to stems of the mixture as it was given.
+"""From the model's mono, band-limited waveforms to stems in the format of the mixture.
 
 ``raw``
-    The model's own waveforms: in every channel what was found in what the model heard of it (see
-    `bridge.signal.views`). They need not sum to the mixture.
+    The model's own waveforms: each channel gets what was found in the signal that the model heard
+    of it (see `bridge.signal.resampling`). They need not sum to the mixture.
 ``null``
     Stems as in ``raw``; the residual is the mixture minus the stems, so all sum to the mixture.
 ``mask``
@@ -12,7 +12,7 @@
 ``wiener``
     As ``mask``, with a gain for every pair of channels instead of one for each: the masks say
     where in the stereo field each stem sits, and the filter uses it; see `bridge.signal.spatial`.
-    In stereo, what sounds at one place first agrees on its masks; see `bridge.signal.votes`.
+    In stereo, what sounds at one place first agrees on its masks; see `bridge.signal.spatial`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.bundles.manifest import Reconstruction
-from bridge.signal.spatial import SpatialModel, wiener_filter
+from bridge.scratch import DEFAULT, LongArray
+from bridge.signal.spatial import PlaceVotes, SpatialModel, wiener_filter
 from bridge.signal.stft import Stft, plan_stft
-from bridge.signal.votes import PlaceVotes
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Spectra: TypeAlias = npt.NDArray[np.complex64]
@@ -39,11 +39,24 @@ _FLOOR = 1e-9
 _PASSBAND = 0.45  # of the rate; the resampler keeps up to 0.456
 
 
-def remainder(mixture: Array, stems: Sequence[Array]) -> Array:
-    """Subtract stems from a mixture of the same shape, one after the other in float32."""
-    rest = mixture.copy()
-    for stem in stems:
-        rest -= stem
+def remainder(
+    mixture: LongArray, stems: Sequence[LongArray], out: LongArray | None = None
+) -> LongArray:
+    """Subtract stems from a mixture (rows, samples), one after the other in float32.
+
+    Parameters
+    ----------
+    mixture : array of float32, shape (rows, samples)
+    stems : sequence of array of float32, shape (rows, samples)
+    out : array of float32, shape (rows, samples), or None
+        Where the result goes; None makes an array like the mixture.
+    """
+    rest = DEFAULT.like(mixture) if out is None else out
+    for part in DEFAULT.stretches(mixture.shape[1]):
+        left = np.array(mixture[:, part])
+        for stem in stems:
+            left -= stem[:, part]
+        rest[:, part] = left
     return rest
 
 
@@ -76,12 +89,12 @@ class MaskPlan:
 
     @property
     def rounds(self) -> int:
-        """How often the blocks are gone through: filters and votes are learnt before their use."""
+        """Passes over the blocks: filters and votes are learnt before they are used."""
         return min(self.channels, 2) + self.votes
 
     @property
     def votes(self) -> bool:
-        """Whether places vote."""
+        """Whether places vote on the masks."""
         return self.channels == 2
 
     @property
@@ -98,7 +111,7 @@ def plan_masks(
     sizes: Reconstruction,
     spatial_channels: int = 1,
 ) -> MaskPlan:
-    """Lay out the masking of a mixture of some length and rate.
+    """Plan the masking of a mixture of a given length and rate.
 
     Parameters
     ----------
@@ -108,7 +121,7 @@ def plan_masks(
         How many there are, over all targets and views.
     sizes : Reconstruction
     spatial_channels : int
-        Of one channel there is nothing to learn about places: more of them make the plan spatial.
+        With more than one channel the plan is spatial: from one, nothing can be learnt of places.
     """
     stft = plan_stft(samples, sample_rate, sizes)
     # Masks, products and their transforms: about so many arrays of a block's size at once.
@@ -118,7 +131,7 @@ def plan_masks(
         frames = min(frames, round(_SPATIAL_BLOCK_S * sample_rate / stft.hop))
     frames = max(1, frames)
     hz_per_bin = sample_rate / stft.n_fft
-    # A mixture of a low rate has passed the resampler's filter on its way in and out.
+    # A mixture at a low rate went through the resampler's filter on its way in and out.
     band_hz = min(sizes.band_hz, _PASSBAND * sample_rate)
     top = int(band_hz / hz_per_bin) + 1
     guide = max(0, min(top - 1, round((band_hz - _GUIDE_BAND_HZ) / hz_per_bin)))
@@ -127,13 +140,14 @@ def plan_masks(
 
 
 def split_by_masks(
-    mixture: Array,
-    targets: Sequence[Array],
-    residual: Array,
+    mixture: LongArray,
+    targets: Sequence[LongArray],
+    residual: LongArray,
     of_channel: Sequence[int],
     plan: MaskPlan,
     on_block: Callable[[], None],
-) -> list[Array]:
+    stems: Sequence[LongArray] | None = None,
+) -> list[LongArray]:
     """Apply ratio masks made from the model's waveforms to the channels of the mixture.
 
     The mask of stem ``k`` is ``|T_k|^p / (sum_j |T_j|^p + |R|^p)``. Above the band of the model it
@@ -142,25 +156,27 @@ def split_by_masks(
 
     Parameters
     ----------
-    mixture : ndarray of float32, shape (channels, samples)
-    targets : sequence of ndarray of float32, shape (V, samples)
+    mixture : array of float32, shape (channels, samples)
+    targets : sequence of array of float32, shape (V, samples)
         For each stem what the model found in each of the V signals it heard, at the mixture's
         rate.
-    residual : ndarray of float32, shape (V, samples)
-        What it found to be the rest.
+    residual : array of float32, shape (V, samples)
+        What it found to remain.
     of_channel : sequence of int
-        For each channel of the mixture which of those tells of it.
+        For each channel of the mixture, the index of the signal that represents it.
     plan : MaskPlan
         From `plan_masks`.
     on_block : callable
         Called after each of the plan's blocks, in each of its rounds.
+    stems : sequence of array of float32, shape (channels, samples), or None
+        Zeros that become the result; None makes arrays like the mixture.
 
     Returns
     -------
-    list of ndarray of float32, shape (channels, samples)
+    list of array of float32, shape (channels, samples)
         One stem per target.
     """
-    stems = [np.zeros_like(mixture) for _ in targets]
+    stems = [DEFAULT.like(mixture) for _ in targets] if stems is None else list(stems)
     waves = list(zip(*targets, residual, strict=True))
     split = _place_filter if plan.channels > 1 else _mask_channels
     for block, parts in enumerate(split(mixture, waves, of_channel, plan, on_block)):
@@ -172,7 +188,9 @@ def split_by_masks(
     return stems
 
 
-def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> float | None:
+def null_depth_db(
+    mixture: LongArray, stems: Sequence[LongArray], residual: LongArray
+) -> float | None:
     """Measure how far stems and residual are from summing to the mixture, added in float32.
 
     Returns
@@ -181,24 +199,25 @@ def null_depth_db(mixture: Array, stems: Sequence[Array], residual: Array) -> fl
         Peak of the difference in dB relative to full scale, or None where there is none.
     """
     peak = 0.0
-    for channel, signal in enumerate(mixture):
+    for part in DEFAULT.stretches(mixture.shape[1]):
+        signal = mixture[:, part]
         total = np.zeros_like(signal)
         for stem in stems:
-            total += stem[channel]
-        total += residual[channel]
+            total += stem[:, part]
+        total += residual[:, part]
         total -= signal
         peak = max(peak, float(np.abs(total).max()))
     return 20.0 * float(np.log10(peak)) if peak > 0 else None
 
 
 def _mask_channels(
-    mixture: Array,
-    waves: Sequence[tuple[Array, ...]],
+    mixture: LongArray,
+    waves: Sequence[tuple[LongArray, ...]],
     of_channel: Sequence[int],
     plan: MaskPlan,
     _on_block: Callable[[], None],
 ) -> Iterator[list[list[Spectra]]]:
-    """Give every channel the mask of its view; yield each block's spectra (stems, channels)."""
+    """Apply to each channel the mask of its view; yield the spectra (stems, channels) by block."""
     for first, end in plan.blocks:
         masks = [_ratio_masks(plan, view, first, end) for view in waves]
         spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
@@ -209,13 +228,13 @@ def _mask_channels(
 
 
 def _place_filter(
-    mixture: Array,
-    waves: Sequence[tuple[Array, ...]],
+    mixture: LongArray,
+    waves: Sequence[tuple[LongArray, ...]],
     of_channel: Sequence[int],
     plan: MaskPlan,
     on_block: Callable[[], None],
 ) -> Iterator[list[list[Spectra]]]:
-    """Learn where the targets and the rest sit, and filter; yield as `_mask_channels` does."""
+    """Learn where targets and rest sit, then filter; yield as `_mask_channels` does."""
 
     def analyse(first: int, end: int) -> tuple[list[Array], list[Spectra]]:
         masks = [_ratio_masks(plan, view, first, end) for view in waves]
@@ -249,7 +268,7 @@ def _with_rest(masks: list[Array]) -> list[Array]:
 def _joint_masks(
     masks: Sequence[list[Array]], of_channel: Sequence[int], spectra: Sequence[Spectra]
 ) -> list[Array]:
-    """Average the views' masks (frames, bins) of each target, each by the power it speaks of."""
+    """Average each target's masks (frames, bins) over the views, weighted by their power."""
     if len(masks) == 1:
         return masks[0]
     powers = [np.zeros_like(masks[0][0]) for _ in masks]
@@ -264,8 +283,8 @@ def _joint_masks(
     ]  # fmt: skip
 
 
-def _ratio_masks(plan: MaskPlan, waves: Sequence[Array], first: int, end: int) -> list[Array]:
-    """Masks (frames, bins) for a block of frames: of each waveform but the last, the rest."""
+def _ratio_masks(plan: MaskPlan, waves: Sequence[LongArray], first: int, end: int) -> list[Array]:
+    """Return the masks (frames, bins) of a block for every waveform but the last, the rest."""
     stft = plan.stft
     *targets, residual = waves
     powers = [_power(stft.analyse(wave, first, end), plan.exponent) for wave in targets]
@@ -282,7 +301,7 @@ def _ratio_masks(plan: MaskPlan, waves: Sequence[Array], first: int, end: int) -
 
 
 def _power(spectra: npt.NDArray[np.complex64], exponent: float) -> Array:
-    """Magnitudes to a power."""
+    """Raise magnitudes to a power."""
     if exponent == 1.0:
         return np.abs(spectra)
     squared = np.square(spectra.real) + np.square(spectra.imag)

@@ -1,8 +1,8 @@
 """Short-time Fourier transform in blocks, with exact reconstruction by weighted overlap-add.
 
 Hann windows for analysis and synthesis (Griffin & Lim 1984, "Signal Estimation from Modified
-Short-Time Fourier Transform"): what is not modified comes back as it was, at every sample, the
-first and the last included.
+Short-Time Fourier Transform"): unmodified frames reconstruct every sample, the first and the
+last included.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.bundles.manifest import Reconstruction
+from bridge.scratch import LongArray
 
 _REFERENCE_RATE_HZ = 44_100
 
@@ -41,7 +42,7 @@ class Stft:
 
     @property
     def frames(self) -> int:
-        """Windows; the first ends within the first hop, and every sample has all its windows."""
+        """Number of frames; even the first and the last sample are covered by all their windows."""
         return -(-self.samples // self.hop) + self.n_fft // self.hop - 1
 
     @property
@@ -55,9 +56,7 @@ class Stft:
         for first in range(0, self.frames, frames):
             yield first, min(first + frames, self.frames)
 
-    def analyse(
-        self, signal: npt.NDArray[np.float32], first: int, end: int
-    ) -> npt.NDArray[np.complex64]:
+    def analyse(self, signal: LongArray, first: int, end: int) -> npt.NDArray[np.complex64]:
         """Transform the frames from `first` up to `end` of a signal (samples,).
 
         Returns
@@ -72,9 +71,7 @@ class Stft:
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop]
         return np.fft.rfft(windows * self.window, axis=-1).astype(np.complex64, copy=False)
 
-    def synthesise(
-        self, spectra: npt.NDArray[np.complex64], first: int, out: npt.NDArray[np.float32]
-    ) -> None:
+    def synthesise(self, spectra: npt.NDArray[np.complex64], first: int, out: LongArray) -> None:
         """Add frames that begin with `first` to a signal.
 
         Parameters
@@ -82,7 +79,7 @@ class Stft:
         spectra : ndarray of complex64, shape (frames, bins)
         first : int
             Index of the first frame.
-        out : ndarray of float32, shape (samples,)
+        out : array of float32, shape (samples,)
             Added to in place. Once every frame has been added to zeros, it is the signal.
         """
         # Each sample is under n_fft / hop windows; the sum of their squares has the hop's period.
@@ -99,7 +96,7 @@ class Stft:
             steps[offset : offset + len(spectra)] += parts[:, offset]
         low, high = max(start, 0), min(start + len(added), self.samples)
         if high > low:
-            out[low:high] += added[low - start : high - start]
+            out[low:high] = out[low:high] + added[low - start : high - start]
 
 
 def plan_stft(samples: int, sample_rate: int, sizes: Reconstruction) -> Stft:

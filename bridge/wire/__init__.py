@@ -1,1 +1,1 @@
-"""What travels: messages, descriptors, sockets, addresses and keys."""
+"""The wire: messages, their encoding, sockets, addresses and keys."""
