@@ -1,9 +1,18 @@
 """Presets: everything that makes a stem come back, as a file one can read and edit."""
 
-from presets.library import find_preset, library
-from presets.preset import FORMAT, Effect, Preset, PresetError, PresetStem, ResidualStem
-from presets.store import FactoryStore, FolderStore, PresetStore
-from presets.text import format_preset, parse_preset
+from __future__ import annotations
+
+from presets.library import FactoryStore, FolderStore, PresetStore, find_preset, library
+from presets.preset import (
+    FORMAT,
+    Effect,
+    Preset,
+    PresetError,
+    PresetStem,
+    ResidualStem,
+    format_preset,
+    parse_preset,
+)
 
 __all__ = [  # noqa: RUF022 -- grouped by use
     # values
