@@ -19,19 +19,19 @@ import msgspec
 import onnx_ir as ir
 import torch
 
-from bridge.bundles import manifest as manifests
-from bridge.bundles.consistency import JUDGE_TOKENIZER
-from bridge.bundles.manifest import FileInfo, Manifest
+from bridge.bundles.bundle import describe_file, write_manifest
+from bridge.bundles.manifest import VELOCITY, AttentionForm, FileInfo, Manifest
 from bridge.errors import InputError
-from onnx_export.graphs import Blueprint, Graph
-from onnx_export.precision import ARITHMETIC_TOLERANCE, Precision
-from onnx_export.trace import OPSET, trace
+from bridge.files import expanded, write_whole
+from onnx_export.recipes import Blueprint, Graph
+from onnx_export.trace import ARITHMETIC_TOLERANCE, OPSET, Precision, trace
 
 CONFIG_FILE = "config.json"
 _EXTERNAL_BYTES = 32 << 20  # above: weights in a file of their own, which the engine maps
 _JOURNAL = "finished.json"
-#: fp16 keeps T5 whole: its feed-forward overflows half precision.
-_ALWAYS_FP32 = ("text_encoder",)
+#: fp16 keeps T5 whole, whose feed-forward overflows half precision, and CLAP, whose graph begins
+#: with a spectrogram.
+_ALWAYS_FP32 = ("text_encoder", "clap")
 
 Progress = Callable[[str], None]
 
@@ -41,6 +41,7 @@ def export_bundle(
     out: str | Path,
     *,
     precision: Precision = "fp32",
+    attention: AttentionForm = "plain",
     progress: Progress = lambda _line: None,
 ) -> Path:
     """Write a bundle.
@@ -51,9 +52,13 @@ def export_bundle(
         What to write; see `onnx_export.recipes`.
     out : str or Path
         Directory to make. It must not exist.
-    precision : {"fp32", "fp16", "fp16-weights"}
+    precision : {"fp32", "fp16", "fp16-weights", "int8"}
         Of weights and arithmetic. In fp16 the norms, the watermark and the text encoder stay in
-        fp32; ``fp16-weights`` only stores weights in half and computes in fp32.
+        fp32; ``fp16-weights`` only stores weights in half and computes in fp32; ``int8`` is that,
+        but for the layers of the velocity network, which multiply in 8 bits.
+    attention : {"plain", "fused"}
+        Of the velocity network: ``fused`` writes the operator that ONNX Runtime has fast kernels
+        for on CUDA.
     progress : callable
         Called with a line of text as each graph is begun.
 
@@ -68,7 +73,7 @@ def export_bundle(
         If `out` exists, or the disk is full or not writable. What was finished by then is kept
         and taken up by the next export to the same place.
     """
-    destination = Path(out).expanduser().absolute()
+    destination = expanded(out).absolute()
     if destination.exists():
         raise InputError(f"{destination} exists; choose another place or delete it first")
     staging = destination.with_name(f".{destination.name}.partial")
@@ -77,15 +82,15 @@ def export_bundle(
         _check_space(blueprint, staging, precision)
         journal = _Journal(staging)
         for graph in blueprint.graphs:
-            used = _precision_of(graph, precision)
-            key = _fingerprint(graph, used)
+            used = precision_of(graph, precision)
+            key = _fingerprint(graph, used, attention)
             if journal.has(graph.role, key):
                 progress(f"{graph.role}: already exported")
                 continue
             progress(f"{graph.role}: exporting")
-            journal.finish(graph.role, key, _write_graph(graph, used, staging))
+            journal.finish(graph.role, key, write_graph(graph, used, staging, attention))
         manifest = _finish(blueprint, staging, precision, journal)
-        manifests.write(manifest, staging)
+        write_manifest(msgspec.structs.replace(manifest, attention=attention), staging)
         journal.path.unlink()
         staging.rename(destination)
     except OSError as error:
@@ -117,17 +122,15 @@ class _Journal:
             and entry["key"] == key
             and all(
                 (self._staging / name).is_file()
-                and manifests.describe_file(self._staging / name) == FileInfo(**info)
+                and describe_file(self._staging / name) == FileInfo(**info)
                 for name, info in entry["files"].items()
             )
         )
 
     def finish(self, role: str, key: str, files: list[str]) -> None:
-        described = {name: manifests.describe_file(self._staging / name) for name in files}
+        described = {name: describe_file(self._staging / name) for name in files}
         self._entries[role] = {"key": key, "files": msgspec.to_builtins(described)}
-        partial = self.path.with_suffix(".new")
-        partial.write_text(json.dumps(self._entries, indent=1), encoding="utf-8")
-        partial.replace(self.path)
+        write_whole(self.path, json.dumps(self._entries, indent=1).encode())
 
     def files(self, roles: list[str]) -> dict[str, FileInfo]:
         return {
@@ -137,12 +140,14 @@ class _Journal:
         }
 
 
-def _write_graph(graph: Graph, precision: Precision, staging: Path) -> list[str]:
+def write_graph(
+    graph: Graph, precision: Precision, staging: Path, attention: AttentionForm = "plain"
+) -> list[str]:
     """Trace a graph and write it; return the names of the files."""
     data = f"{graph.file}.data"
     for name in (graph.file, data):
         (staging / name).unlink(missing_ok=True)
-    model = trace(graph, precision)
+    model = trace(graph, precision, attention)
     tensors = [value.const_value for value in model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     ir.save(
@@ -159,45 +164,45 @@ def _finish(
 ) -> Manifest:
     """Add the tokenizer and the configuration, drop leftovers, and describe everything."""
     files = journal.files([graph.role for graph in blueprint.graphs])
-    copies = {blueprint.tokenizer.name: blueprint.tokenizer}
-    if blueprint.span_prediction is not None and blueprint.span_tokenizer is not None:
-        copies[blueprint.span_prediction.tokenizer] = blueprint.span_tokenizer
-    if blueprint.judge_tokenizer is not None:
-        copies[JUDGE_TOKENIZER] = blueprint.judge_tokenizer
-    for name, source in copies.items():
+    for name, source in blueprint.files.items():
         shutil.copyfile(source, staging / name)
     config = staging / CONFIG_FILE
     config.write_text(json.dumps(blueprint.config, indent=1, sort_keys=True), encoding="utf-8")
-    for name in (*copies, config.name):
-        files[name] = manifests.describe_file(staging / name)
+    for name in (*blueprint.files, config.name):
+        files[name] = describe_file(staging / name)
     for path in staging.iterdir():
         if path.name not in files and path != journal.path:
             path.unlink()
     tolerances = {
-        graph.role: ARITHMETIC_TOLERANCE.get(_precision_of(graph, precision), graph.tolerance)
+        graph.role: ARITHMETIC_TOLERANCE.get(precision_of(graph, precision), graph.tolerance)
         for graph in blueprint.graphs
     }
     return blueprint.manifest(files, precision, tolerances)
 
 
-def _fingerprint(graph: Graph, precision: Precision) -> str:
+def _fingerprint(graph: Graph, precision: Precision, attention: AttentionForm) -> str:
     """Hash all that decides what a graph's file holds."""
-    head = [precision, OPSET, str(torch.__version__), graph.role, graph.inputs, graph.outputs]
+    form = attention if graph.role == VELOCITY else "plain"  # no other graph has it
+    tools = (OPSET, str(torch.__version__))
+    head = [precision, form, *tools, graph.role, graph.inputs, graph.outputs]
     digest = hashlib.sha256(msgspec.json.encode(head))
-    for name, value in graph.module.state_dict().items():
+    for name, value in graph.state():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(memoryview(value.detach().contiguous().numpy()).cast("B"))
+        digest.update(value.detach().contiguous().numpy().ravel().data)
     return digest.hexdigest()
 
 
-def _precision_of(graph: Graph, precision: Precision) -> Precision:
+def precision_of(graph: Graph, precision: Precision) -> Precision:
+    """Say what precision a graph has in a bundle of a precision."""
+    if precision == "int8" and graph.role != VELOCITY:
+        return "fp16-weights"
     return "fp32" if precision == "fp16" and graph.role in _ALWAYS_FP32 else precision
 
 
 def _check_space(blueprint: Blueprint, staging: Path, precision: Precision) -> None:
     """Refuse at once what can't fit, rather than after minutes of work."""
     needed = sum(
-        value.numel() * (4 if _precision_of(graph, precision) == "fp32" else 2)
+        value.numel() * (4 if precision_of(graph, precision) == "fp32" else 2)
         for graph in blueprint.graphs
         for value in graph.module.parameters()
     )

@@ -18,28 +18,34 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from bridge.bundles import manifest as manifests
-from bridge.bundles.consistency import JUDGE, JUDGE_TOKENIZER, VISION_ENCODER
-from bridge.bundles.manifest import Manifest
+from bridge.bundles.bundle import load_prompted
+from bridge.bundles.manifest import (
+    CLAP,
+    CLAP_TOKENIZER,
+    JUDGE,
+    JUDGE_TOKENIZER,
+    VISION_ENCODER,
+    Manifest,
+)
 from bridge.errors import ModelError
-from onnx_export.configuration import parse_config
+from onnx_export.checkpoints.checkpoint import parse_config
 from onnx_export.export import CONFIG_FILE
-from onnx_export.graphs import Blueprint
-from onnx_export.judge import Judge
-from onnx_export.mini import MiniConfig, MiniModel
+from onnx_export.networks.judge import Judge
+from onnx_export.networks.mini import MiniConfig, MiniModel
+from onnx_export.networks.phrases import Clap, SpanPredictor, TextEncoder
+from onnx_export.networks.sam_audio import SamAudio
+from onnx_export.networks.vision_encoder import VisionConfig, VisionEncoder
 from onnx_export.recipes import (
+    Blueprint,
     Provenance,
     mini_blueprint,
     sam_audio_blueprint,
+    with_clap,
     with_judge,
     with_span_predictor,
     with_vision,
 )
-from onnx_export.sam_audio import SamAudio
-from onnx_export.span_predictor import SpanPredictor
-from onnx_export.text_encoder import TextEncoder
-from onnx_export.trace import TRANSPOSED
-from onnx_export.vision_encoder import VisionConfig, VisionEncoder
+from onnx_export.trace import IN_8_BITS, SCALE, TRANSPOSED, ZERO_POINT
 
 _HALF_PREFIX = "module."
 
@@ -63,7 +69,7 @@ def rebuild_blueprint(bundle: str | Path) -> Blueprint:
         If the bundle holds no configuration, or a weight of the modules isn't in its graphs.
     """
     directory = Path(bundle)
-    manifest = manifests.load(directory)
+    manifest = load_prompted(directory)
     config = _read_config(directory)
     blueprint = _KINDS[config["kind"]](config, directory, manifest)
     if manifest.span_prediction is not None:
@@ -72,6 +78,8 @@ def rebuild_blueprint(bundle: str | Path) -> Blueprint:
         blueprint = with_span_predictor(blueprint, predictor, tokenizer)
     if JUDGE in manifest.graphs:
         blueprint = with_judge(blueprint, Judge(config["judge"]), directory / JUDGE_TOKENIZER)
+    if CLAP in manifest.graphs:
+        blueprint = with_clap(blueprint, _clap(config["clap"]), directory / CLAP_TOKENIZER)
     if VISION_ENCODER in manifest.graphs:
         sizes = msgspec.convert(config["vision_encoder"], VisionConfig)
         blueprint = with_vision(blueprint, VisionEncoder(sizes))
@@ -98,7 +106,7 @@ def rebuild_mini(bundle: str | Path) -> MiniModel:
         If the bundle holds another kind of model, or lacks weights.
     """
     directory = Path(bundle)
-    manifest = manifests.load(directory)
+    manifest = load_prompted(directory)
     config = _read_config(directory)
     if config["kind"] != "mini":
         raise ModelError(
@@ -153,7 +161,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], Path, Manifest], Blueprint]] = {
 
 
 def _provenance(manifest: Manifest) -> Provenance:
-    return Provenance(manifest.name, manifest.licence, manifest.provenance)
+    return Provenance(manifest.name, manifest.licence, manifest.provenance, manifest.sounds)
 
 
 def _t5(config: Mapping[str, Any]) -> Any:
@@ -168,6 +176,12 @@ def _span_predictor(config: Mapping[str, Any]) -> SpanPredictor:
     return SpanPredictor(PeAudioFrameLevelModel(PeAudioConfig(**config)))
 
 
+def _clap(config: Mapping[str, Any]) -> Clap:
+    from transformers import ClapConfig, ClapModel
+
+    return Clap(ClapModel(ClapConfig(**config["model"])), config["preprocessor"])
+
+
 def _fill(module: nn.Module, path: Path) -> None:
     """Copy the weights of a graph into the module it was traced from."""
     stored = {
@@ -179,6 +193,8 @@ def _fill(module: nn.Module, path: Path) -> None:
     tensors = [*module.named_parameters(), *module.named_buffers()]
     for name, target in tensors:
         if name not in kept or _storage(target) in filled:
+            continue
+        if not target.is_floating_point():  # positions and counters, which modules make themselves
             continue
         names = [other for other, value in _aliases(module, target)]
         source = _find(stored, names)
@@ -215,4 +231,8 @@ def _find(stored: Mapping[str, Any], names: list[str]) -> Tensor | None:
             return torch.from_numpy(np.array(stored[name].numpy()))
         if name + TRANSPOSED in stored:
             return torch.from_numpy(np.array(stored[name + TRANSPOSED].numpy().T))
+        rounded = stored.get(name + TRANSPOSED + IN_8_BITS)
+        if rounded is not None:
+            scales = stored[name + TRANSPOSED + SCALE].numpy()
+            return torch.from_numpy(((rounded.numpy() - np.float32(ZERO_POINT)) * scales).T)
     return None

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-import onnxruntime as ort
 import torch
 
-from bridge.bundles import manifest as manifests
-from bridge.bundles.bundle import verify_files
+from bridge.bundles.bundle import load_manifest, verify_files
 from bridge.errors import ModelError
-from onnx_export.graphs import BATCH, FRAMES, TOKENS, Blueprint, Graph
-from onnx_export.precision import ROUNDING_TOLERANCE
+from bridge.inference.graphs import ort
+from onnx_export.export import precision_of
+from onnx_export.recipes import BATCH, FRAMES, TOKENS, Blueprint, Graph
+from onnx_export.trace import ROUNDING_TOLERANCE, Precision
 
 #: Two sizes of every dynamic axis, in the combinations that are tried; none was traced.
 _TRIALS = (
@@ -77,7 +78,7 @@ def verify_bundle(bundle: str | Path, blueprint: Blueprint) -> tuple[Difference,
         If a file is damaged, or the bundle and the blueprint don't describe the same graphs.
     """
     directory = Path(bundle)
-    manifest = manifests.load(directory)
+    manifest = load_manifest(directory)
     verify_files(directory, manifest)
     differences = []
     for graph in blueprint.graphs:
@@ -89,7 +90,8 @@ def verify_bundle(bundle: str | Path, blueprint: Blueprint) -> tuple[Difference,
             )
         allowed = spec.tolerance
         if blueprint.weights == "checkpoint":
-            allowed = max(allowed, ROUNDING_TOLERANCE.get(manifest.precision, 0.0))
+            used = precision_of(graph, cast(Precision, manifest.precision))
+            allowed = max(allowed, ROUNDING_TOLERANCE.get(used, 0.0))
         differences.append(compare(graph, directory / spec.file, allowed))
     return tuple(differences)
 
@@ -131,11 +133,12 @@ def compare(graph: Graph, path: Path, tolerance: float) -> Difference:
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     found, scale, sizes_tried = 0.0, 0.0, []
     axes = graph.axes()
+    module = graph.loaded()
     for seed, trial in enumerate(_TRIALS):
         sizes = {axis: trial[axis] for axis in axes}
         inputs = graph.sample(sizes, seed)
         with torch.inference_mode():
-            expected = graph.module(*inputs).numpy()
+            expected = module(*inputs).numpy()
         feeds = {spec.name: x.numpy() for spec, x in zip(graph.inputs, inputs, strict=True)}
         got = session.run([graph.outputs[0].name], feeds)[0]
         if got.shape != expected.shape:

@@ -1,17 +1,26 @@
-"""From a training run to a bundle that the engine runs."""
+"""From a training run to a bundle that the engine runs, and what it says that it knows."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
+from msgspec.structs import replace
 
+from bridge.bundles.bundle import load_prompted, write_manifest
+from bridge.bundles.manifest import Sound
+from bridge.inference.job import find_sound
 from onnx_export.export import Progress, export_bundle
-from onnx_export.mini import MiniModel
+from onnx_export.networks.mini import MiniModel
 from onnx_export.recipes import Provenance, mini_blueprint
-from onnx_export.training.alignment import HEAD
-from onnx_export.training.config import RECIPE_FILE, Recipe
+from onnx_export.training.objective import HEAD
+from onnx_export.training.real_measures import REST_PROMPT, RealScore
+from onnx_export.training.run import RECIPE_FILE, Recipe
+from onnx_export.training.sound.families import FAMILIES
 from onnx_export.training.trainer import CHECKPOINT, START, TOKENIZER
 
 LICENCE = "GPL-3.0-or-later"
@@ -68,6 +77,57 @@ def release(run: Path, out: Path, progress: Progress = print) -> Path:
             f"trained from scratch {how}, on audio synthesised by the project; see "
             "onnx_export/MINI.md"
         )
-    provenance = Provenance(recipe.model.name, LICENCE, source)
+    provenance = Provenance(recipe.model.name, LICENCE, source, known_sounds())
     blueprint = mini_blueprint(model, run / TOKENIZER, provenance)
     return export_bundle(blueprint, out, precision="fp16-weights", progress=progress)
+
+
+def known_sounds(improvements_db: Mapping[str, float] | None = None) -> tuple[Sound, ...]:
+    """List the families that training knows, with every phrase that names them.
+
+    Parameters
+    ----------
+    improvements_db : mapping of str to float, optional
+        Median improvement by family, in dB.
+    """
+    measured = improvements_db or {}
+    return tuple(
+        Sound(
+            name,
+            tuple(
+                dict.fromkeys(
+                    " ".join(phrase.casefold().split())
+                    for phrase in (*family.phrasings, *family.held_out)
+                )
+            ),
+            measured.get(name),
+        )
+        for name, family in FAMILIES.items()
+    )
+
+
+def record_improvements(bundle: Path, scores: Iterable[RealScore]) -> tuple[Sound, ...]:
+    """Write into a bundle's manifest what it knows, and what it gains on real recordings.
+
+    Parameters
+    ----------
+    bundle : Path
+        Directory; its checksum stays, since words alone change.
+    scores : iterable of RealScore
+        Of that bundle.
+
+    Returns
+    -------
+    tuple of Sound
+        What was written.
+    """
+    sounds = known_sounds()
+    gains: dict[str, list[float]] = defaultdict(list)
+    for score in scores:
+        sound = find_sound(score.prompt, sounds) if score.prompt != REST_PROMPT else None
+        if sound is not None and score.improvement_db is not None:
+            gains[sound.name].append(score.improvement_db)
+    medians = {name: round(float(np.median(found)), 1) for name, found in gains.items()}
+    sounds = known_sounds(medians)
+    write_manifest(replace(load_prompted(bundle), sounds=sounds), bundle)
+    return sounds

@@ -1,6 +1,10 @@
-"""One process of a training run: its model, its data, its steps, its checkpoints.
+"""A training run: resumable, seeded, on one GPU or on several single-threaded CPU processes.
 
-Matrix products run in bfloat16 (autocast), weights and optimiser stay in float32.
+On CPU every operation of a multi-threaded network ends in a barrier, which costs more than the
+network when the cores have other work; processes that meet once a step do not.
+
+Matrix products run in bfloat16 (autocast) where that is quick; weights and optimiser stay in
+float32.
 """
 
 from __future__ import annotations
@@ -8,6 +12,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,30 +26,47 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
-from onnx_export.mini import MiniModel
+from bridge.bundles.bundle import load_prompted
+from onnx_export.networks.mini import MiniModel
 from onnx_export.rebuild import rebuild_mini
-from onnx_export.training.alignment import Alignment
-from onnx_export.training.config import LOG_FILE, Recipe
-from onnx_export.training.curves import write_curves
 from onnx_export.training.mixing import Batch, Mixer
 from onnx_export.training.objective import (
+    SHARE,
+    Alignment,
     draw_times,
     interpolate,
+    learning_rate,
+    likeness_loss,
+    make_optimisers,
     objective,
     relative_error,
     si_sdr_db,
 )
-from onnx_export.training.optimisation import learning_rate, make_optimisers
+from onnx_export.training.run import (
+    LOG_FILE,
+    RECIPE_FILE,
+    DataConfig,
+    Recipe,
+    carry_over,
+    keep_tokenizer,
+    tokenise,
+    write_curves,
+)
+from onnx_export.training.sound.families import ancestors
 from onnx_export.training.stem_pool import StemPool
-from onnx_export.training.vocabulary import tokenise
 
 CHECKPOINT = "checkpoint.pt"
 TOKENIZER = "tokenizer.json"
 #: What the bundle was that a run began with.
 START = "start.txt"
 VALIDATION_ITEMS = 256
-VALIDATION_CROP_S = 4.096
+#: Unaugmented, and the same whatever a recipe says: runs are judged on the same mixtures of a pool.
+VALIDATION_DATA = DataConfig(
+    crop_s=4.096, max_sources=5, singing=0.45, sounds=0.25, absent=0.0, plain_names=1.0,
+    spans=0.0, equaliser=0.0, varispeed=0.0, extra_families=1e-6,
+)  # fmt: skip
 REFRESH_EVERY = 200
 
 
@@ -62,12 +85,22 @@ class Trainer:
         This process and how many there are.
     start : Path or None
         A bundle whose weights a new run begins with.
+    precision : torch.dtype
+        Of matrix products, see `quickest_precision`.
     """
 
     def __init__(
-        self, recipe: Recipe, pool: Path, out: Path, rank: int, world: int, start: Path | None
+        self,
+        recipe: Recipe,
+        pool: Path,
+        out: Path,
+        rank: int,
+        world: int,
+        start: Path | None,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         self.recipe, self.out, self.rank, self.world = recipe, out, rank, world
+        self.precision = precision
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(1 if world > 1 else os.cpu_count() or 1)
@@ -76,20 +109,15 @@ class Trainer:
         self.model = MiniModel(recipe.model)
         aligned = recipe.align.tagger is not None
         self.alignment = Alignment(recipe.align, self.model, self.device) if aligned else None
-        self.stems = StemPool(pool, "train")
+        self.stems = StemPool(pool, "train", recipe.data.pools)
         self.mixer = Mixer(self.stems, recipe.model, recipe.data)
         self.late_mixer = Mixer(self.stems, recipe.model, recipe.late_data or recipe.data)
-        # Unaugmented, so that runs with other data settings are judged on the same mixtures.
-        plain = msgspec.structs.replace(
-            recipe.data, equaliser=0.0, varispeed=0.0, absent=0.0, spans=0.0, spread=0.0,
-            panned=float(recipe.model.stereo),
-            plain_names=1.0, extra_families=1e-6, crop_s=VALIDATION_CROP_S,
-        )  # fmt: skip
+        plain = msgspec.structs.replace(VALIDATION_DATA, panned=float(recipe.model.stereo))
         self.held_out = Mixer(StemPool(pool, "valid"), recipe.model, plain)
         if start is None:
             self.model.codec.scale.copy_(self._measure_scale())
-        else:
-            self.model.take_over(rebuild_mini(start))
+        elif not (out / CHECKPOINT).exists():
+            self._begin_with(start)
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimisers = make_optimisers(self.model, recipe.train)
@@ -104,6 +132,25 @@ class Trainer:
             for layer in self.model.velocity.transformer.layers:
                 if self.alignment is None or layer is not self.alignment.layer:
                     layer.compile(dynamic=False)
+            if self.model.velocity.refine is not None:
+                self.model.velocity.refine.compile(dynamic=False)
+
+    def _begin_with(self, start: Path) -> None:
+        """Take over a bundle's weights; what it did not hear or know is measured or spelled."""
+        other = rebuild_mini(start)
+        self.model.take_over(other)
+        known = other.config.latent_channels
+        scale = self.model.codec.scale
+        if known < len(scale):
+            scale[known:] = self._measure_scale()[known:]
+            if self.world > 1:
+                torch.distributed.broadcast(scale, 0)  # the pool may have grown in between
+        old = Tokenizer.from_file(str(start / load_prompted(start).tokenizer))
+        if old.get_vocab() != self.tokenizer.get_vocab():
+            theirs = other.text_encoder.get_input_embeddings().weight
+            mine = self.model.text_encoder.get_input_embeddings().weight
+            with torch.no_grad():
+                mine.copy_(carry_over(theirs, old, self.tokenizer, len(mine)))
 
     def _measure_scale(self) -> Tensor:
         """Measure the standard deviation per channel over seeded training mixtures."""
@@ -141,10 +188,14 @@ class Trainer:
         beside = batch.beside.to(self.device) / scale
         return mixture / scale, beside, target / scale, text, mask, batch.spans.to(self.device)
 
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision == torch.bfloat16
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Objective of one batch."""
         train = self.recipe.train
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with self._autocast():
             mixture, beside, target, text, mask, spans = self._to_network(batch, self.model)
             t = draw_times(len(mixture), train.at_zero, generator).to(self.device)
             clean = torch.cat([target, mixture - target], dim=-1)
@@ -154,6 +205,9 @@ class Trainer:
             )
         weight = self.model.codec.scale / self.model.codec.scale.mean()
         loss = objective(relative_error(predicted, target, mixture, weight), train.loss_floor)
+        if train.likeness:
+            heard = predicted[..., : target.shape[-1]]
+            loss = loss + train.likeness * likeness_loss(heard, target, weight)
         if self.alignment is not None:
             wav = self.model.codec.decode(batch.target.to(self.device))[:, 0]
             loss = loss + self.alignment.weight * self.alignment.loss(wav)
@@ -161,14 +215,14 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
-        """Improvement in SI-SDR on mixtures of held-out timbres, one evaluation from t = 0."""
+        """Improvement in SI-SDR on mixtures of held-out sources, one evaluation from t = 0."""
         rng = np.random.default_rng(0)
         gains: dict[str, list[float]] = defaultdict(list)
         for _ in range(VALIDATION_ITEMS // 16):
             batch = self.held_out.batch(rng, 16)
             mixture, beside, target, text, mask, spans = self._to_network(batch, self.average)
             zero = torch.zeros(len(mixture), device=self.device)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with self._autocast():
                 state = torch.zeros(*mixture.shape[:2], 2 * mixture.shape[2], device=self.device)
                 predicted = self.average.velocity.clean(
                     state, zero, mixture, text, mask, spans, beside
@@ -180,7 +234,16 @@ class Trainer:
                 if truth.abs().max() > 0:
                     gains[family].append(value)
         every = np.array([g for values in gains.values() for g in values])
+        kinds: dict[str, list[float]] = defaultdict(list)
+        for family, values in gains.items():
+            wider = ancestors(family)
+            kind = next((k for k in ("vocals", "voice", "music") if k in wider), "sounds")
+            kinds["music as a whole" if family == "music" else kind] += values
         return {
+            "kinds": {
+                kind: [len(v), *(round(float(q), 1) for q in np.percentile(v, (10, 50)))]
+                for kind, v in sorted(kinds.items())
+            },
             "median_db": float(np.median(every)),
             "mean_db": float(every.mean()),
             "families": {f: round(float(np.median(v)), 2) for f, v in sorted(gains.items())},
@@ -218,7 +281,7 @@ class Trainer:
         for batch in self._batches():
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(self.step, self.recipe)
+                    group["lr"] = learning_rate(self.step, self.recipe) * group.get(SHARE, 1.0)
             generator = torch.Generator().manual_seed(
                 (self.recipe.train.seed * 1_000_003 + self.step) * self.world + self.rank
             )
@@ -262,3 +325,109 @@ class Trainer:
         print(line, flush=True)
         with (self.out / LOG_FILE).open("a") as log:
             log.write(line + "\n")
+
+
+#: bfloat16 has to be quicker than float32 by this factor to be worth its rounding.
+_WORTH = 1.1
+_SHAPE = (2048, 320, 896)
+_REPETITIONS = 3
+
+
+def _seconds(device: torch.device, dtype: torch.dtype) -> float:
+    frames, width, hidden = _SHAPE
+    left = torch.randn(frames, width, device=device, dtype=dtype)
+    right = torch.randn(width, hidden, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(_REPETITIONS + 1):  # the first builds the kernels
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def quickest_precision(device: torch.device) -> torch.dtype:
+    """Measure products of the network's size in both precisions, and return the quicker one.
+
+    Processors without instructions for bfloat16 emulate it, at a hundred times the cost of
+    float32; those with them gain severalfold.
+    """
+    plain = _seconds(device, torch.float32)
+    return torch.bfloat16 if _seconds(device, torch.bfloat16) * _WORTH < plain else torch.float32
+
+
+def _worker(
+    rank: int,
+    world: int,
+    port: int,
+    recipe: Recipe,
+    pool: Path,
+    out: Path,
+    start: Path | None,
+    precision: torch.dtype,
+) -> None:
+    if world > 1:
+        if hasattr(os, "sched_setaffinity"):  # two on one core would wait for each other
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[rank % len(cores)]})
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+        )
+    trainer = Trainer(recipe, pool, out, rank, world, start, precision)
+    trainer.run()
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def train(recipe: Recipe, pool: Path, out: Path, start: Path | None = None) -> None:
+    """Train a model; a run that was stopped goes on from its last checkpoint.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to train and how.
+    pool : Path
+        A stem pool with the splits ``train`` and ``valid``.
+    out : Path
+        Directory of the run: recipe, tokenizer, checkpoint and log.
+    start : Path or None
+        A bundle whose weights and tokenizer a new run begins with, to teach it more. The recipe's
+        model has to be the bundle's or extend it, see `MiniConfig.extends`; one that knows more
+        tokens learns a new tokenizer. A run that has a checkpoint goes on from that.
+
+    Raises
+    ------
+    ModelError
+        If `start` holds no model that is trained here.
+    ValueError
+        If it is a model of other sizes than the recipe's.
+    """
+    if start is not None:
+        sizes = rebuild_mini(start).config
+        if not recipe.model.extends(sizes):
+            raise ValueError(f"{start}: the recipe's model is {recipe.model}, the bundle's {sizes}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RECIPE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
+    if start is not None and not (out / TOKENIZER).is_file():
+        manifest = load_prompted(start)
+        if recipe.model.text.vocab_size == sizes.text.vocab_size:
+            shutil.copyfile(start / manifest.tokenizer, out / TOKENIZER)
+        (out / START).write_text(manifest.provenance, encoding="utf-8")
+    keep_tokenizer(
+        out / TOKENIZER,
+        StemPool(pool, "train", recipe.data.pools).vocabulary(),
+        recipe.model.text.vocab_size,
+    )
+    world = 1 if torch.cuda.is_available() else recipe.train.workers
+    precision = quickest_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    print(f"matrix products in {str(precision).removeprefix('torch.')}", flush=True)
+    if world == 1:
+        _worker(0, 1, 0, recipe, pool, out, start, precision)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spawn(_worker, (world, port, recipe, pool, out, start, precision), nprocs=world)  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""Where training sound comes from: songs, instruments, speech and noises."""
