@@ -3,8 +3,9 @@
 Only the module of the command that is run gets imported: `COMMANDS` holds what the help needs.
 """
 
+from __future__ import annotations
+
 import importlib
-import importlib.metadata
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bridge.errors import Cancelled, StembridgeError
+from bridge.errors import Cancelled, StembridgeError, reason_of, shortage, with_next_step
+from plugin_host.cli import console
 
 EXIT_INTERNAL = 1
 EXIT_BAD_INPUT = 2
@@ -48,11 +50,14 @@ class Command:
 
 COMMANDS = (
     Command("separate", "separate", "Separate audio files into the stems you name."),
+    Command("remove", "remove", "Take sounds out of files, and keep the rest."),
     Command("demo", "demo", "Separate the bundled mixture and show how well it went."),
+    Command("mask", "mask", "Follow what you click on through a clip, as a mask for it."),
     Command("eval", "evaluate", "Score a model on mixtures with known stems."),
     Command("render", "render", "Render files through the chain of a preset."),
     Command("preset", "preset", "List, show, save and share presets."),
     Command("daw", "daw", "Install scripts for inside a DAW."),
+    Command("panel", "panel", "Mark, listen and separate on a page in the browser."),
     Command("live", "live", "Play stems in place, as a JACK or PipeWire insert."),
     Command("session", "session", "Add stems to the tracks of a DAW session."),
     Command("serve", "serve", "Run the sidecar."),
@@ -61,8 +66,9 @@ COMMANDS = (
     Command("jobs", "serve", "List jobs."),
     Command("cancel", "serve", "Cancel a job."),
     Command("logs", "serve", "Show the newest log records."),
-    Command("keys", "keys", "Manage the keys for servers on the network."),
+    Command("keys", "serve", "Manage the keys for servers on the network."),
     Command("models", "models", "List, check and export model bundles."),
+    Command("doctor", "doctor", "Look for what can go wrong, and say what to do."),
 )
 
 
@@ -80,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     line on stderr; 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    console.make_streams_lenient()
     restore = _interrupt_on_termination()
     try:
         return _run(arguments)
@@ -95,7 +102,8 @@ def _run(arguments: list[str]) -> int:
         result = typer.main.get_command(app).main(
             arguments, prog_name="stembridge", standalone_mode=False
         )
-        return int(result or 0)
+        # Typer returns the code of an interruption where it once raised.
+        return _interrupted() if result == EXIT_INTERRUPTED else int(result or 0)
     except (typer.Abort, typer.Exit, Cancelled) as error:
         code = getattr(error, "exit_code", EXIT_INTERRUPTED)
         return _interrupted() if code == EXIT_INTERRUPTED else int(code)
@@ -104,16 +112,19 @@ def _run(arguments: list[str]) -> int:
         told = type(error).__name__ == "NoArgsIsHelpError"
         return EXIT_BAD_INPUT if told else _fail(f"{error.format_message()} (see --help)")
     except StembridgeError as error:
-        return _fail(str(error))
+        return _fail(with_next_step(error))
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; nothing is wrong with us.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get("STEMBRIDGE_DEBUG"):
             traceback.print_exc()
+        if (advice := shortage(error)) is not None:
+            return _fail(f"{reason_of(error)}; {advice}")
         _fail(
             f"internal error: {type(error).__name__}: {error}; this is a defect of stembridge, "
-            "please report it (STEMBRIDGE_DEBUG=1 shows where)"
+            "please report it with the file of: stembridge doctor --bundle report.zip "
+            "(STEMBRIDGE_DEBUG=1 shows where)"
         )
     return EXIT_INTERNAL
 
@@ -157,10 +168,13 @@ def mount(app: typer.Typer, entry: Command) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        # Loaded here, since it takes longer than all of the command line's own modules.
+        import importlib.metadata
+
         try:
-            print(f"stembridge {importlib.metadata.version('stembridge')}")
+            console.say(f"stembridge {importlib.metadata.version('stembridge')}")
         except importlib.metadata.PackageNotFoundError:
-            print("stembridge, run from its source without installation")
+            console.say("stembridge, run from its source without installation")
         raise typer.Exit
 
 
@@ -169,7 +183,7 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_show_version, help="Print the version and leave."
+            "--version", is_eager=True, callback=_show_version, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -178,16 +192,16 @@ def _root(
 
 
 def _placeholder() -> None:
-    """Stand for a command in the overview; `build_app` mounts the one that is run."""
+    """Stand in for a command in the overview; `build_app` mounts the one that runs."""
 
 
 def _fail(message: str) -> int:
-    print(f"stembridge: {' '.join(message.split())}", file=sys.stderr)
+    console.note(f"stembridge: {' '.join(message.split())}")
     return EXIT_BAD_INPUT
 
 
 def _interrupted() -> int:
-    print("stembridge: interrupted; nothing half-written is left", file=sys.stderr)
+    console.note("stembridge: interrupted; nothing half-written is left")
     return EXIT_INTERRUPTED
 
 

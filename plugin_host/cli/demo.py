@@ -1,25 +1,27 @@
 """``stembridge demo``: the bundled mixture, separated, scored and drawn."""
 
+from __future__ import annotations
+
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from bridge.request import RESIDUAL, Prompt
-from plugin_host.audio_files import Audio, read_audio
-from plugin_host.cli.progress import ProgressDisplay
-from plugin_host.pictures import draw_separation
-from plugin_host.scores import si_sdr_db
-from plugin_host.separators import open_separator
-from plugin_host.stem_files import (
+from onnx_export.evaluation.sdr import si_sdr_db
+from plugin_host.cli.arguments import InProcessOption, OutputOption, OverwriteOption
+from plugin_host.cli.console import ProgressDisplay, say, say_table
+from plugin_host.effects.separators import open_separator
+from plugin_host.files.audio_files import Audio, read_audio
+from plugin_host.files.pictures import draw_separation
+from plugin_host.files.stem_files import (
     PICTURE,
     StemPlan,
     job_tag,
     refuse_foreign_files,
+    write_picture,
     write_stems,
 )
 
@@ -48,16 +50,10 @@ def read_demo_audio(name: str) -> tuple[Audio, int]:
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go.")
-    ] = DEFAULT_OUTPUT,
+    output: OutputOption = DEFAULT_OUTPUT,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="Model bundle.")] = "mini",
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="Compute here, without the sidecar.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are in the way.")
-    ] = False,
+    in_process: InProcessOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Separate the bundled mixture by three prompts; print scores, stems and picture."""
     with resources.as_file(resources.files("plugin_host").joinpath("demo", "mixture.flac")) as path:
@@ -75,36 +71,44 @@ def demo(
     before = {name: si_sdr_db(mixture, reference) for name, reference in truth.items()}
     after = {name: si_sdr_db(result.stems[name], reference) for name, reference in truth.items()}
     notes = {name: f"{after[name] - before[name]:+.1f} dB SI-SDR" for name in truth}
-    picture = draw_separation(
-        f"demo: {result.report.model}, NFE {result.report.nfe}",
-        mixture,
-        stems,
-        info.sample_rate,
-        notes=notes,
+    files = write_stems(
+        plan, stems, info.sample_rate, subtype="FLOAT", tag=tag, overwrite=overwrite
     )
-    files = write_stems(plan, stems, info.sample_rate, subtype="FLOAT", tag=tag, picture=picture)
+    missing = write_picture(
+        output / PICTURE,
+        lambda: draw_separation(
+            f"demo: {result.report.model}, NFE {result.report.nfe}",
+            mixture,
+            stems,
+            info.sample_rate,
+            notes=notes,
+        ),
+    )
 
-    table = Table(title="How much closer to the true stems than the mixture is")
-    for title in ("prompt", "stem", "mixture", "separated", "improvement"):
-        table.add_column(title, justify="left" if title in ("prompt", "stem") else "right")
-    for prompt in PROMPTS:
-        name = prompt.stem
-        table.add_row(
+    numbers = ("mixture", "separated", "improvement")
+    rows = [
+        (
             prompt.text,
-            name,
-            f"{before[name]:.1f} dB",
-            f"{after[name]:.1f} dB",
-            f"{after[name] - before[name]:+.1f} dB",
+            prompt.stem,
+            f"{before[prompt.stem]:.1f} dB",
+            f"{after[prompt.stem]:.1f} dB",
+            f"{after[prompt.stem] - before[prompt.stem]:+.1f} dB",
         )
-    console = Console(soft_wrap=True)
-    console.print(table)
+        for prompt in PROMPTS
+    ]
+    say_table(
+        ("prompt", "stem", *numbers),
+        rows,
+        title="How much closer to the true stems than the mixture is",
+        right=numbers,
+    )
     report = result.report
     median = float(np.median([after[name] - before[name] for name in truth]))
-    print(
+    say(
         f"SI-SDR, median improvement {median:.1f} dB; {report.seconds:.1f} s for "
         f"{report.samples / report.sample_rate:.1f} s of audio with {report.model} on "
         f"{report.provider}, seed {report.seed}"
     )
     for name, path in files.items():
-        print(f"{name}: {path}")
-    print(f"picture: {output / PICTURE}")
+        say(f"{name}: {path}")
+    say(missing or f"picture: {output / PICTURE}")

@@ -1,39 +1,31 @@
 """``stembridge preset``: list, show, save and share presets."""
 
+from __future__ import annotations
+
 import difflib
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from msgspec.structs import replace
-from rich.console import Console
-from rich.table import Table
 
 from bridge.errors import InputError
-from plugin_host.cli.arguments import build_prompts, build_settings, parse_prompt, parse_span
-from plugin_host.cli.shared_options import (
-    CandidatesOption,
-    JudgeOption,
-    ListenOption,
+from plugin_host.cli.arguments import (
     ModelOption,
     NotSpansOption,
-    OverlapOption,
-    PredictSpansOption,
     PromptsOption,
-    ReconstructOption,
-    SeedOption,
-    SolverOption,
     SpansOption,
-    StepsOption,
-    WatermarkOption,
-    WindowOption,
+    build_prompts,
+    choose_preset,
+    parse_prompt,
+    parse_span,
+    takes_settings,
 )
+from plugin_host.cli.console import JsonOption, note, say, say_document, say_json, say_table
 from plugin_host.daw.project_presets import project_presets
-from presets import FolderStore, Preset, PresetStore, find_preset, format_preset, library
-from presets.library import user_store
-from presets.preset import check_preset, preset_from_prompts
+from presets import FolderStore, Preset, PresetStore, format_preset, library
+from presets.library import check_new_name, list_names, user_store
+from presets.preset import check_preset, with_prompts
 
 app = typer.Typer(help="List, show, save and share presets.", no_args_is_help=True)
 
@@ -64,48 +56,50 @@ def _writable(project: Path | None, in_project: bool) -> PresetStore:
 def list_presets(
     *,
     project: Project = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the presets of the project, the user and the factory."""
     rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for store in stores_of(project):
-        for name in store.names():
-            try:
-                preset = store.load(name)
-                stems = [prompt.stem for prompt in preset.prompts]
-                described = preset.description
-            except InputError as error:
-                # One broken file must not hide the others.
-                stems, described = [], f"cannot be read: {error}"
-            rows.append(
-                {
-                    "name": name,
-                    "where": store.label,
-                    "stems": stems,
-                    "description": described,
-                    "hidden": name in seen,
-                }
-            )
-            seen.add(name)
+    for store, name, hidden in list_names(stores_of(project)):
+        try:
+            preset = store.load(name)
+            stems = [prompt.stem for prompt in preset.prompts]
+            described = preset.description
+        except InputError as error:
+            # One broken file must not hide the others.
+            stems, described = [], f"cannot be read: {error}"
+        rows.append(
+            {
+                "name": name,
+                "where": store.label,
+                "stems": stems,
+                "description": described,
+                "hidden": hidden,
+            }
+        )
     if as_json:
-        json.dump(rows, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        say_json(rows)
         return
-    table = Table("name", "where", "stems", "description", box=None, pad_edge=False)
-    for row in rows:
-        where = f"{row['where']}{' (hidden)' if row['hidden'] else ''}"
-        table.add_row(row["name"], where, ", ".join(row["stems"]), row["description"])
-    Console(soft_wrap=True).print(table)
+    cells = [
+        (
+            row["name"],
+            f"{row['where']}{' (hidden)' if row['hidden'] else ''}",
+            ", ".join(row["stems"]),
+            row["description"],
+        )
+        for row in rows
+    ]
+    say_table(("name", "where", "stems", "description"), cells)
 
 
 @app.command("show")
 def show(name: str, *, project: Project = None) -> None:
     """Print a preset as TOML."""
-    sys.stdout.write(format_preset(find_preset(name, stores_of(project))))
+    say_document(format_preset(choose_preset(name, stores_of(project))))
 
 
 @app.command("save")
+@takes_settings
 def save(
     name: str,
     *,
@@ -113,21 +107,11 @@ def save(
     span: SpansOption = None,
     not_span: NotSpansOption = None,
     base: Annotated[
-        str | None, typer.Option("--from", metavar="NAME_OR_FILE", help="Begin with this preset.")
+        str | None, typer.Option("--from", metavar="NAME_OR_FILE", help="Start from this preset.")
     ] = None,
-    description: Annotated[str | None, typer.Option(help="One line for lists.")] = None,
+    description: Annotated[str | None, typer.Option(help="One line, shown in lists.")] = None,
     model: ModelOption = None,
-    seed: SeedOption = None,
-    steps: StepsOption = None,
-    solver: SolverOption = None,
-    window: WindowOption = None,
-    overlap: OverlapOption = None,
-    reconstruct: ReconstructOption = None,
-    listen: ListenOption = None,
-    predict_spans: PredictSpansOption = None,
-    candidates: CandidatesOption = None,
-    judge: JudgeOption = None,
-    watermark: WatermarkOption = None,
+    settings: dict[str, Any],
     pin: Annotated[
         bool, typer.Option(help="Record the model's checksum, so that a change is noticed.")
     ] = True,
@@ -136,54 +120,39 @@ def save(
     overwrite: Overwrite = False,
 ) -> None:
     """Save prompts and settings as a preset."""
-    start = find_preset(base, stores_of(project)) if base else Preset()
+    start = choose_preset(base, stores_of(project)) if base else Preset()
     spans = [parse_span(text, "+") for text in span or ()]
     spans += [parse_span(text, "-") for text in not_span or ()]
-    settings = build_settings(
-        seed=seed, steps=steps, solver=solver, window_s=window, overlap_s=overlap,
-        reconstruct=reconstruct, listen=listen, predict_spans=predict_spans, candidates=candidates,
-        judge=judge, watermark=watermark,
-    )  # fmt: skip
     added = [parse_prompt(text) for text in prompt or ()]
-    if spans:
-        # Spans may be for prompts of the base as well.
-        named = build_prompts([*start.prompts, *added], spans)
-        fresh = preset_from_prompts(named, settings)
-        kept = [
-            replace(old, spans=new.spans)
-            for old, new in zip(start.stems, fresh.stems, strict=False)
-        ]
-        stems = (*kept, *fresh.stems[len(kept) :])
-    else:
-        stems = (*start.stems, *preset_from_prompts(tuple(added), settings).stems)
-    if not stems:
-        msg = "a preset needs a prompt: give --prompt, or --from a preset that has some"
-        raise InputError(msg)
-    changes: dict[str, Any] = {**settings, "stems": stems}
+    named = [*start.prompts, *added]
+    if not named:
+        raise InputError("a preset needs a prompt: give --prompt, or --from a preset that has some")
+    # Spans may be for prompts of the base as well.
+    preset = replace(with_prompts(start, build_prompts(named, spans)), **settings)
     if description is not None:
-        changes["description"] = description
-    preset = replace(start, **changes)
+        preset = replace(preset, description=description)
     if model is not None:
         preset = replace(preset, model=model, model_sha256=None, provider=None)
     if pin:
         preset = _pin_model(preset)
     store = _writable(project, in_project)
+    check_new_name(store, name)
     store.save(name, check_preset(preset), overwrite=overwrite)
-    print(f"saved {name} ({store.label})", file=sys.stderr)
+    note(f"saved {name} ({store.label})")
 
 
 def _pin_model(preset: Preset) -> Preset:
-    from bridge.bundles import manifest
-    from bridge.bundles.bundle import find_bundle
+    from bridge.bundles.bundle import find_bundle, load_manifest
 
     name = preset.model or "mini"
-    return replace(preset, model=name, model_sha256=manifest.load(find_bundle(name)).sha256)
+    return replace(preset, model=name, model_sha256=load_manifest(find_bundle(name)).sha256)
 
 
 @app.command("rename")
 def rename(old: str, new: str, *, project: Project = None, in_project: InProject = False) -> None:
     """Give a preset another name."""
     store = _writable(project, in_project)
+    check_new_name(store, new)
     if isinstance(store, FolderStore):
         store.rename(old, new)
         return
@@ -200,16 +169,15 @@ def delete(name: str, *, project: Project = None, in_project: InProject = False)
 @app.command("export")
 def export(
     name: str,
-    file: Annotated[Path, typer.Argument(help="Where to; a name ending in .toml.")],
+    file: Annotated[Path, typer.Argument(help="The file to write, ending in .toml.")],
     *,
     project: Project = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a preset to a file."""
     if file.suffix != ".toml":
-        msg = f"{file}: expected a name ending in .toml"
-        raise InputError(msg)
-    preset = find_preset(name, stores_of(project))
+        raise InputError(f"{file}: expected a name ending in .toml")
+    preset = choose_preset(name, stores_of(project))
     FolderStore(file.parent, "exported").save(file.stem, preset, overwrite=overwrite)
 
 
@@ -217,28 +185,42 @@ def export(
 def import_(
     file: Path,
     *,
-    name: Annotated[str | None, typer.Option(help="Another name than the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name other than the file's.")] = None,
     project: Project = None,
     in_project: InProject = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Read a preset from a file and save it."""
     if file.suffix != ".toml":
-        msg = f"{file}: expected a preset, a file ending in .toml"
-        raise InputError(msg)
-    preset = find_preset(str(file))
-    _writable(project, in_project).save(name or file.stem, preset, overwrite=overwrite)
+        raise InputError(f"{file}: expected a preset, a file ending in .toml")
+    preset = choose_preset(str(file))
+    store = _writable(project, in_project)
+    check_new_name(store, name or file.stem)
+    store.save(name or file.stem, preset, overwrite=overwrite)
+
+
+@app.command("allow")
+def allow(
+    plugin: Annotated[
+        list[Path], typer.Argument(metavar="PLUGIN", help="Plug-in files, such as some.vst3.")
+    ],
+) -> None:
+    """Let presets load plug-in files, as they are now. A plug-in is a program: trust its maker."""
+    from plugin_host.effects import presets
+
+    for path in plugin:
+        say(f"{path}: allowed (sha256 {presets.allow(path)})")
 
 
 @app.command("diff")
 def diff(first: str, second: str, *, project: Project = None) -> None:
     """Show how two presets differ; the exit code is 1 if they do."""
     stores = stores_of(project)
-    one, two = (format_preset(find_preset(name, stores)) for name in (first, second))
+    one, two = (format_preset(choose_preset(name, stores)) for name in (first, second))
     lines = list(
         difflib.unified_diff(one.splitlines(), two.splitlines(), first, second, lineterm="")
     )
     for line in lines:
-        print(line)
+        say(line)
     if lines:
         raise typer.Exit(1)

@@ -1,17 +1,18 @@
 """``stembridge render``: folders of files through a preset's chain."""
 
-import json
-import sys
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from msgspec.structs import replace
 
-from plugin_host.cli.progress import ProgressDisplay
-from plugin_host.render import check_inputs, list_audio, render_file
-from plugin_host.separators import Reporting, open_separator
-from presets import find_preset
+from plugin_host.cli.arguments import InProcessOption, OutputOption, OverwriteOption, choose_preset
+from plugin_host.cli.console import Batch, JsonOption, ProgressDisplay, say, say_json
+from plugin_host.effects.presets import check_allowed
+from plugin_host.effects.separators import Reporting, open_separator
+from plugin_host.render import Output, Rendering, check_inputs, list_audio, render_file, target_of
 
 DEFAULT_OUTPUT = Path("stembridge-out")
 
@@ -31,66 +32,65 @@ def render(
         str,
         typer.Option("--chain", "--preset", metavar="FILE_OR_NAME", help="The preset to render."),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go.")
-    ] = DEFAULT_OUTPUT,
+    output: OutputOption = DEFAULT_OUTPUT,
     stems: Annotated[
-        bool, typer.Option("--stems", help="Write every stem by itself, not their sum.")
+        bool, typer.Option("--stems", help="Write every stem, not their sum.")
     ] = False,
     suffix: Annotated[
         str | None,
-        typer.Option("--format", metavar="wav|flac|...", help="Another format than the input's."),
+        typer.Option("--format", metavar="wav|flac|...", help="A format other than the input's."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_DIR", help="Another model than the preset's.")
+        str | None, typer.Option(metavar="NAME_OR_DIR", help="A model other than the preset's.")
     ] = None,
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="Compute here, without the sidecar.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are in the way.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a report on stdout as JSON.")
-    ] = False,
+    in_process: InProcessOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Render every input; what an interrupted run has finished is not done again."""
-    preset = find_preset(chain)
+    """Render every input; files that an interrupted run finished are not done again."""
+    preset = choose_preset(chain)
+    check_allowed(preset)
     if model is not None:
         preset = replace(preset, model=model)
-    files = list(list_audio(inputs))
-    check_inputs(files)
+    found = list(list_audio(inputs, output))
+    files = [(source, target_of(relative, output, suffix)) for source, relative in found]
+    form: Output = "stems" if stems else "remix"
+    batch = Batch(len(files))
+    good = check_inputs(files, preset, output=form, attempt=batch.attempt)
     rows = []
-    with (
-        open_separator(preset.model or "mini", in_process=in_process) as separator,
-        ProgressDisplay() as bars,
-    ):
-        for number, (source, relative) in enumerate(files, 1):
-            target = output / relative
-            if suffix is not None:
-                target = target.with_suffix(f".{suffix.lstrip('.')}")
-            show = bars.track(f"{number}/{len(files)} {relative}")
-            done = render_file(
-                source,
-                target,
-                preset,
-                output="stems" if stems else "remix",
-                separator=Reporting(separator, show),
-                overwrite=overwrite,
-            )
-            rows.append(
-                {
-                    "input": str(source),
-                    "files": {name: str(path) for name, path in done.files.items()},
-                    "skipped": done.skipped,
-                    "note": done.note,
-                }
-            )
-            if not as_json:
-                state = "already rendered" if done.skipped else done.note or "rendered"
-                print(f"{source}: {state}")
-                for path in done.files.values():
-                    print(f"  {path}")
+    if good:
+        opened = open_separator(preset.model or "mini", in_process=in_process)
+        with opened as separator, ProgressDisplay() as bars:
+            for number, (source, target) in enumerate(good, 1):
+                show = bars.track(f"{number}/{len(good)} {target.relative_to(output)}")
+                with batch.attempt(source):
+                    done = render_file(
+                        source,
+                        target,
+                        preset,
+                        output=form,
+                        separator=Reporting(separator, show),
+                        overwrite=overwrite,
+                    )
+                    rows.append(_row(done))
+                    if not as_json:
+                        _tell(done)
     if as_json:
-        json.dump({"files": rows}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        say_json({"files": rows, "failed": batch.as_json()})
+    batch.finish()
+
+
+def _row(done: Rendering) -> dict[str, Any]:
+    return {
+        "input": str(done.source),
+        "files": {name: str(path) for name, path in done.files.items()},
+        "skipped": done.skipped,
+        "note": done.note,
+    }
+
+
+def _tell(done: Rendering) -> None:
+    state = "already rendered" if done.skipped else done.note or "rendered"
+    say(f"{done.source}: {state}")
+    for path in done.files.values():
+        say(f"  {path}")

@@ -1,28 +1,32 @@
-"""``stembridge serve`` and the commands that speak with a running server."""
+"""``stembridge serve``, the commands that speak with a running server, and who may use it."""
 
-import json
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from bridge.connection.admin import ask
+from bridge.connection.connection import ask
 from bridge.errors import InputError, ServerError
-from bridge.places import cache_directory, has_ipc, log_file, runtime_directory
-from bridge.wire.control_messages import (
+from bridge.files import cache_directory, has_ipc, log_file, runtime_directory
+from bridge.wire.keys import KeyRing
+from bridge.wire.messages import (
     Cancel,
     GetJobs,
     GetLogs,
     GetStatus,
+    JobInfo,
     Jobs,
+    Limits,
     Logs,
     Ok,
     Shutdown,
     Status,
 )
-from bridge.wire.descriptors import JobInfo, Limits
-from bridge.wire.endpoints import Address, find_address
+from bridge.wire.sockets import Address, find_address
+from plugin_host.cli.console import JsonOption, say, say_json
 
 Directory = Annotated[
     Path | None,
@@ -31,8 +35,6 @@ Directory = Annotated[
     ),
 ]
 _LIMITS = Limits()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +45,7 @@ def register(app: typer.Typer) -> None:
     app.command("jobs", help="List jobs.")(jobs)
     app.command("cancel", help="Cancel a job for everybody who waits for it.")(cancel)
     app.command("logs", help="Show the newest log records.")(logs)
+    app.add_typer(key_commands, name="keys")
 
 
 def serve(
@@ -52,7 +55,7 @@ def serve(
         typer.Option(metavar="NAME_OR_DIR", help="Bundle to offer by its name; repeat for more."),
     ] = None,
     idle_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Leave after so long without clients.")
+        float | None, typer.Option(metavar="SECONDS", help="Exit after this long without clients.")
     ] = None,
     provider: Annotated[
         list[str] | None,
@@ -67,9 +70,17 @@ def serve(
             metavar="tcp://HOST:PORT", help="Also serve holders of authorised keys; see keys."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Jobs computed at a time.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Jobs to compute at a time.")] = 1,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Compute them in one process, where those of one model share evaluations of its "
+            "network on a GPU.",
+        ),
+    ] = False,
     memory: Annotated[
-        float | None, typer.Option(metavar="GB", min=0.01, help="What one job may use.")
+        float | None, typer.Option(metavar="GB", min=0.01, help="Memory that one job may use.")
     ] = None,
     ray: Annotated[
         str | None,
@@ -80,27 +91,32 @@ def serve(
         typer.Option(metavar="HOST:PORT", help="Serve numbers for Prometheus over HTTP."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Disk store.", show_default=False)] = None,
-    cache_limit: Annotated[float, typer.Option(metavar="GB", min=0.01, help="Its size.")] = 10.0,
+    cache_limit: Annotated[
+        float, typer.Option(metavar="GB", min=0.01, help="Limit of the store.")
+    ] = 10.0,
     grace: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.0, help="How long a lost client's jobs go on.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="How long jobs of a lost client go on."),
     ] = 10.0,
     client_jobs: Annotated[
         int, typer.Option(metavar="N", min=0, help="Open jobs of one client; 0 for no limit.")
     ] = _LIMITS.open_jobs or 0,
     client_upload: Annotated[
-        float, typer.Option(metavar="GB", min=0.0, help="Audio of its open jobs; 0 likewise.")
+        float, typer.Option(metavar="GB", min=0.0, help="Size of their audio; 0 for no limit.")
     ] = (_LIMITS.upload_bytes or 0) / 1e9,
     client_minutes: Annotated[
-        float, typer.Option(metavar="MIN", min=0.0, help="Length of it all; 0 likewise.")
+        float, typer.Option(metavar="MIN", min=0.0, help="Length of their audio; 0 for no limit.")
     ] = _LIMITS.audio_minutes or 0.0,
     directory: Directory = None,
 ) -> None:
     """Run the sidecar in the foreground until it is stopped, or idle for too long."""
     from bridge.bundles.bundle import find_bundle
+    from bridge.service.server import ServerConfig
     from bridge.service.server import serve as run
-    from bridge.service.server_config import ServerConfig
-    from bridge.service.tasks import EngineOptions
+    from bridge.workers.messages import EngineOptions
 
+    if together and ray:
+        raise InputError("--together is for workers on this machine; leave it out with --ray")
     run(
         ServerConfig(
             directory=runtime_directory(directory),
@@ -111,6 +127,7 @@ def serve(
                 providers=tuple(provider) if provider else None,
                 fallback=fallback,
                 memory_bytes=None if memory is None else int(memory * 1e9),
+                together=workers if together else 1,
             ),
             idle_timeout_s=idle_timeout,
             grace_s=grace,
@@ -128,11 +145,11 @@ def serve(
     )
 
 
-def status(*, directory: Directory = None, as_json: AsJson = False) -> None:
+def status(*, directory: Directory = None, as_json: JsonOption = False) -> None:
     """Show models, provider, memory, queue and cache of the running server."""
     found = ask(_address(directory), GetStatus(), Status)
     if as_json:
-        print(json.dumps(msgspec.to_builtins(found)))
+        say_json(msgspec.to_builtins(found))
         return
     lines: dict[str, Any] = {
         "server": f"{found.server}, protocol {found.protocol}, pid {found.pid}",
@@ -145,9 +162,10 @@ def status(*, directory: Directory = None, as_json: AsJson = False) -> None:
         "cache": f"{found.cache_bytes / 1e6:.0f} of {found.cache_limit_bytes / 1e6:.0f} MB, "
         f"{found.cache_entries} entries",
         "endpoints": ", ".join(found.endpoints),
+        **({"problems": "; ".join(found.problems)} if found.problems else {}),
     }
     for name, value in lines.items():
-        print(f"{name + ':':11}{value}")
+        say(f"{name + ':':11}{value}")
 
 
 def stop(*, directory: Directory = None) -> None:
@@ -155,18 +173,18 @@ def stop(*, directory: Directory = None) -> None:
     ask(_address(directory), Shutdown(), Ok)
 
 
-def jobs(*, directory: Directory = None, as_json: AsJson = False) -> None:
-    """List what runs, waits and is over."""
+def jobs(*, directory: Directory = None, as_json: JsonOption = False) -> None:
+    """List jobs: running, waiting and finished."""
     found = ask(_address(directory), GetJobs(), Jobs).jobs
     if as_json:
-        print(json.dumps(msgspec.to_builtins(found)))
+        say_json(msgspec.to_builtins(found))
         return
     for job in found:
-        print(_line(job))
+        say(_line(job))
 
 
 def cancel(
-    key: Annotated[str, typer.Argument(help="The job's key, or how it begins.")],
+    key: Annotated[str, typer.Argument(help="The job's key, or its first characters.")],
     *,
     directory: Directory = None,
 ) -> None:
@@ -178,28 +196,29 @@ def cancel(
         if job.key.startswith(key) and job.state in ("queued", "running")
     ]
     if len(set(found)) != 1:
-        msg = f"{len(found)} open jobs begin with {key!r}; expected one, see: stembridge jobs"
-        raise InputError(msg)
+        raise InputError(
+            f"{len(found)} open jobs begin with {key!r}; expected one, see: stembridge jobs"
+        )
     ask(address, Cancel(key=found[0]), Ok)
 
 
 def logs(
     *,
-    lines: Annotated[int, typer.Option(min=1, max=2000, help="How many.")] = 100,
+    lines: Annotated[int, typer.Option(min=1, max=2000, help="Number of records.")] = 100,
     directory: Directory = None,
 ) -> None:
-    """Show the newest log records, also of a server that is gone."""
+    """Show the newest log records, even if the server is gone."""
     place = runtime_directory(directory)
     try:
         for line in ask(find_address(place, ipc=has_ipc()), GetLogs(lines=lines), Logs).lines:
-            print(line)
+            say(line)
     except ServerError:
         path = log_file(place)
         if not path.is_file():
             raise
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             for line in file.readlines()[-lines:]:
-                print(line, end="")
+                say(line.rstrip("\n"))
 
 
 def _address(directory: Path | None) -> Address:
@@ -213,3 +232,37 @@ def _line(job: JobInfo) -> str:
         where = f"place {job.position}{wait}"
     prompts = ", ".join(job.prompts)
     return f"{job.key[:12]}  {job.state:9}  {where:18}  {job.duration_s:7.1f} s  {prompts}"
+
+
+key_commands = typer.Typer(help="Manage the keys for servers on the network.", no_args_is_help=True)
+
+
+@key_commands.command()
+def new() -> None:
+    """Make this user's key and print its public half."""
+    say(KeyRing().create().public)
+
+
+# A key is in Z85, whose characters include those that begin an option.
+@key_commands.command(context_settings={"ignore_unknown_options": True})
+def authorize(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    key: Annotated[str, typer.Argument(help="The public key, as their `keys list` shows it.")],
+) -> None:
+    """Let the holder of a key use this user's servers."""
+    KeyRing().authorize(name, key)
+
+
+@key_commands.command()
+def revoke(name: Annotated[str, typer.Argument(help="As it was authorised.")]) -> None:
+    """Revoke a key; a running server notices at once."""
+    KeyRing().revoke(name)
+
+
+@key_commands.command("list")
+def list_keys() -> None:
+    """Show this user's public key and those that are authorised."""
+    ring = KeyRing()
+    say(f"own         {ring.identity().public}")
+    for name, key in ring.authorized().items():
+        say(f"authorised  {key}  {name}")

@@ -1,37 +1,35 @@
 """``stembridge session``: stems for the tracks of a DAW session."""
 
-import json
-import sys
-from dataclasses import asdict
+from __future__ import annotations
+
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from bridge.errors import InputError
-from bridge.validation import settings_from_options
+from bridge.request import make_settings
 from plugin_host.cli.arguments import (
-    build_prompts,
-    build_settings,
-    parse_midi_spans,
-    parse_prompt,
-    parse_span,
-)
-from plugin_host.cli.progress import ProgressDisplay
-from plugin_host.cli.shared_options import (
+    InProcessOption,
     ModelOption,
     NotSpansOption,
     PresetOption,
     PromptsOption,
-    SeedOption,
     SpanGapOption,
     SpanMidiOption,
+    add_labels,
+    build_prompts,
+    choose_preset,
+    parse_midi_spans,
+    parse_prompt,
+    parse_span,
+    takes_settings,
 )
+from plugin_host.cli.console import JsonOption, ProgressDisplay, note, say, say_json, say_table
+from plugin_host.daw import SHOWN_SUFFIXES, open_session, session_path
 from plugin_host.daw import apply as applying
-from plugin_host.daw import audacity_stems as running
-from plugin_host.daw.audacity import Audacity
+from plugin_host.daw.audacity import open_audacity
 from plugin_host.daw.marks import (
     SPAN_SOURCES,
     StemSpan,
@@ -39,12 +37,18 @@ from plugin_host.daw.marks import (
     mark_spans,
     parse_range,
 )
-from plugin_host.daw.open_session import open_session
+from plugin_host.daw.media import hold_project
 from plugin_host.daw.project_presets import project_presets
-from plugin_host.daw.session import Clip, Marks
-from plugin_host.separators import open_separator
-from plugin_host.span_files import DEFAULT_GAP_S, prompts_from_labels, read_labels
-from presets import Preset, find_preset, library
+from plugin_host.daw.session import Marks, Session, SessionError
+from plugin_host.effects.separators import open_separator
+from plugin_host.files.span_files import (
+    DEFAULT_GAP_S,
+    check_label_count,
+    prompts_from_labels,
+    read_labels,
+)
+from presets import Preset, library
+from presets.preset import refuse_videos
 
 _AUDACITY = Path("audacity")
 
@@ -53,7 +57,7 @@ app = typer.Typer(help="Stems for the tracks of a DAW session.", no_args_is_help
 Project = Annotated[
     Path,
     typer.Argument(
-        metavar="PROJECT", help=".rpp, .dawproject, .ardour, Ardour's folder, or: audacity"
+        metavar="PROJECT", help=f"{', '.join(SHOWN_SUFFIXES)}, Ardour's folder, or: audacity"
     ),
 ]
 Out = Annotated[
@@ -64,33 +68,53 @@ Out = Annotated[
 
 @app.command("list")
 def list_tracks(
+    context: typer.Context,
     project: Project,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the audio tracks of a session."""
-    if project == _AUDACITY:
-        with Audacity() as audacity:
-            tracks = running.list_tracks(audacity)
-    else:
-        tracks = open_session(project).tracks()
+    tracks = _open(context, project).tracks()
     if as_json:
-        json.dump([asdict(track) for track in tracks], sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        say_json([asdict(track) for track in tracks])
         return
-    table = Table("track", "clips", "channels", "", box=None, pad_edge=False)
-    for track in tracks:
-        table.add_row(
-            track.name, str(track.clips), str(track.channels), "muted" if track.muted else ""
+    rows = [
+        (
+            str(track.number),
+            track.name,
+            str(track.clips),
+            str(track.channels),
+            ", ".join(filter(None, ["muted" if track.muted else "", track.note])),
         )
-    Console(soft_wrap=True).print(table)
+        for track in tracks
+    ]
+    say_table(("", "track", "clips", "channels", ""), rows)
 
 
 @app.command("apply")
+@takes_settings
 def apply(
+    context: typer.Context,
     project: Project,
     *,
-    track: Annotated[str, typer.Option(metavar="NAME", help="The track to separate.")],
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|NUMBER|ID",
+            help="The track to separate, as `session list` shows it; may be repeated.",
+        ),
+    ] = None,
+    items: Annotated[
+        bool, typer.Option("--items", help="Only the selected items, as the session was saved.")
+    ] = False,
+    item: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID|START", help="Only this item, such as one that begins at 12.5."),
+    ] = None,
+    place: Annotated[
+        str,
+        typer.Option("--as", metavar="tracks|takes", help="Where the stems go. (REAPER: takes)"),
+    ] = "tracks",
     prompt: PromptsOption = None,
     span: Annotated[
         list[str] | None,
@@ -122,11 +146,16 @@ def apply(
         bool, typer.Option("--mute-source", help="Mute the track, so that the stems replace it.")
     ] = False,
     model: ModelOption = None,
-    seed: SeedOption = None,
+    settings: dict[str, Any],
     out: Out = None,
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="Compute here, without the sidecar.")
+    color: Annotated[
+        bool,
+        typer.Option("--color/--no-color", help="Colour the new tracks by what sounds on them."),
+    ] = True,
+    no_undo: Annotated[
+        bool, typer.Option("--no-undo", help="Do not record this run for `session undo`.")
     ] = False,
+    in_process: InProcessOption = False,
 ) -> None:
     """Separate what a track plays and add a track for every stem, in place.
 
@@ -134,70 +163,109 @@ def apply(
     tracks at once. Without a prompt or preset, the names of markers and regions such as
     'vox: lead vocals' are the prompts, and say where they sound; in Audacity, the labels.
     """
-    live = project == _AUDACITY
-    session = None if live else open_session(project)
-    stores = library(project_presets(Path.cwd() if session is None else session.path))
-    chosen = find_preset(preset, stores) if preset is not None else Preset()
-    settings = chosen.settings | build_settings(seed=seed)
-    settings_from_options(settings)
+    if place not in ("tracks", "takes"):
+        raise InputError(f"--as {place!r}: expected tracks or takes")
+    if not track and not items:
+        raise InputError("say which track with --track, or --items for the selected items")
+    session = _open_to_change(context, project, out)
+    stores = library(project_presets(Path.cwd() if session.live else session.path))
+    chosen = choose_preset(preset, stores) if preset is not None else Preset()
+    refuse_videos(chosen, "a session")
+    asked = make_settings(chosen.settings, **settings)
     spans: list[StemSpan] = [parse_span(text, "+") for text in span or ()]
     spans += [parse_span(text, "-") for text in not_span or ()]
     spans += [found for text in span_midi or () for found in parse_midi_spans(text, span_gap)]
     named = [*chosen.prompts, *(parse_prompt(text) for text in prompt or ())]
     if labels is not None:
-        named += prompts_from_labels(read_labels(labels))
+        named, labelled = add_labels(named, read_labels(labels))
+        spans += labelled
     sources = [check_source(text) for text in spans_from or ()]
     name = model or chosen.model or "mini"
     asks = bool(sources) or not named or time_range in ("selection", "loop")
 
-    def request(marks: Marks, clips: list[Clip]) -> applying.Request:
-        prompts, marked = mark_spans(named, sources, marks, clips)
-        return applying.Request(
-            track,
-            build_prompts(prompts, [*spans, *marked]),
-            settings,
+    marks = session.marks() if asks else Marks()
+    check_label_count(session.path, len(marks.labels))
+    if session.live and not named and not sources:
+        named += prompts_from_labels(marks.labels)
+    target = _target(session, out)
+    requests = []
+    for name_of in dict.fromkeys(track or _with_selected_items(session)):
+        wanted = applying.Request(
+            name_of,
+            (),
+            asked,
             preset or "",
             parse_range(time_range, marks),
             mute_source,
             chosen.rerun == "update",
+            items=None if item is None else tuple(item),
+            selected=items,
+            as_takes=place == "takes",
+            colours=color,
         )
-
-    if session is None:
-        with Audacity() as audacity:
-            marks = running.marks(audacity) if asks else Marks()
-            if not named and not sources:
-                named += prompts_from_labels(marks.labels)
-            wanted = request(marks, [running.playing(audacity, track)])
-            with (
-                open_separator(name, in_process=in_process) as separator,
-                ProgressDisplay() as bars,
-            ):
-                imported = running.add_stems(audacity, wanted, separator, bars.track(track))
-        for stem, file in imported.items():
-            print(f"  {stem}: {file}")
-        return
-    target = out or session.path
-    if target.exists() and target.resolve() != session.path.resolve():
-        msg = f"{target} exists; choose another --out"
-        raise InputError(msg)
-    # What cannot be honoured is told before a model is loaded.
-    wanted = request(session.marks() if asks else Marks(), session.clips(track))
-    with open_separator(name, in_process=in_process) as separator, ProgressDisplay() as bars:
-        done = applying.apply(session, wanted, separator, target, bars.track)
-    verb = "replaced" if done.replaced else "added"
-    print(f"{target}: {verb} {done.group!r}")
-    for stem, files in done.files.items():
-        print(f"  {stem}: {', '.join(map(str, files))}")
+        # What cannot be honoured is told before a model is loaded.
+        clips = applying.choose_clips(session, wanted)
+        prompts, marked = mark_spans(named, sources, marks, clips)
+        prompts = build_prompts(prompts, [*spans, *marked])
+        requests.append(replace(wanted, prompts=prompts))
+        for remark in session.remarks(name_of):
+            note(f"{session.find(name_of).shown}: {remark}")
+    # Run again after an edit of its audio or marks, only that is computed.
+    opened = open_separator(name, in_process=in_process, revise=True)
+    with opened as separator, ProgressDisplay() as bars:
+        done = applying.apply_all(
+            session, requests, separator, target, bars.track, remember=not no_undo
+        )
+    for part in done:
+        verb = "replaced" if part.replaced else "added"
+        say(f"{'Audacity' if session.live else target}: {verb} {part.group!r}")
+        for stem, files in part.files.items():
+            say(f"  {stem}: {', '.join(map(str, files))}")
+        for text in part.notes:
+            say(f"  note: {text}")
 
 
 @app.command("undo")
-def undo(project: Project, *, out: Out = None) -> None:
-    """Take away the tracks that the last ``apply`` added; their audio files stay."""
+def undo(context: typer.Context, project: Project, *, out: Out = None) -> None:
+    """Remove the tracks that the last ``apply`` added; their audio files stay."""
+    session = _open_to_change(context, project, out)
+    entries = applying.undo(session, _target(session, out))
+    where = "Audacity" if session.live else session.path
+    say(f"{where}: took away {', '.join(repr(entry.label) for entry in entries)}")
+
+
+def _open(context: typer.Context, project: Path) -> Session:
+    """Open a session until the command ends."""
     if project == _AUDACITY:
-        with Audacity() as audacity:
-            entry = running.undo_stems(audacity)
-        print(f"Audacity: took away {', '.join(map(repr, entry.tracks))}")
-        return
-    session = open_session(project)
-    entry = applying.undo(session, out or session.path)
-    print(f"{session.path}: took away {entry.label!r}")
+        return context.with_resource(open_audacity())
+    return open_session(project)
+
+
+def _open_to_change(context: typer.Context, project: Path, out: Path | None) -> Session:
+    """Open a session and hold it, so that another run reads what this one will have written."""
+    if project != _AUDACITY:
+        context.with_resource(hold_project(out or session_path(project)))
+    return _open(context, project)
+
+
+def _with_selected_items(session: Session) -> list[str]:
+    found = []
+    for track in session.tracks():
+        try:
+            if any(clip.selected for clip in session.clips(str(track.identity or track.number))):
+                found.append(str(track.identity or track.number))
+        except SessionError as error:
+            note(f"{track.name or f'Track {track.number}'}: left out; {error}")
+    if not found:
+        raise SessionError(
+            f"{session.path}: no item is selected; select some and save, or say --track"
+        )
+    return found
+
+
+def _target(session: Session, out: Path | None) -> Path:
+    """Return where the session is written; InputError if that is another one that exists."""
+    target = session.path if session.live else out or session.path
+    if target.exists() and target.resolve() != session.path.resolve():
+        raise InputError(f"{target} exists; choose another --out")
+    return target

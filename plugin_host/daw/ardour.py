@@ -4,43 +4,48 @@ Written for the format of Ardour 7 (``version="7..."``). Positions are supercloc
 are 282,240,000 a second.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import defusedxml.ElementTree
-
-from plugin_host.daw.ardour_media import move_flat
 from plugin_host.daw.ardour_tracks import (
     SUPERCLOCKS_PER_SECOND,
     TrackCopier,
     child,
     drop,
+    left_behind,
+    move_flat,
     mutes,
     playlist_of,
     set_mute,
     source_ids,
 )
+from plugin_host.daw.media import SessionFile, parse_xml, probe_source, read_session, reports_damage
 from plugin_host.daw.session import (
     Addition,
     Clip,
+    HoldsPresets,
     Marks,
-    Placement,
+    NewTracks,
     Range,
     SessionError,
     Source,
+    SpelledAnew,
+    Spelling,
     TrackInfo,
-    one_named,
+    TrackName,
+    choose_track,
 )
-from plugin_host.daw.session_file import write_session
-from plugin_host.daw.sources import probe_source
-from plugin_host.span_files import Label
+from plugin_host.files.span_files import Label
 
 _DEFAULT_FADE_SAMPLES = 64
 
 
-class ArdourSession:
+@reports_damage
+class ArdourSession(HoldsPresets, SpelledAnew):
     """An ``.ardour`` file.
 
     Parameters
@@ -54,18 +59,24 @@ class ArdourSession:
         It cannot be read, or is not of Ardour 7 or 8.
     """
 
+    mutes_clips = True
+
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._root: ET.Element = defusedxml.ElementTree.parse(path).getroot()
-        except (OSError, ET.ParseError, ValueError) as error:
-            msg = f"{path}: cannot be read as an Ardour session ({error})"
-            raise SessionError(msg) from None
+        super().__init__(path)
+        self._file = SessionFile(path)
+        self._text = read_session(path, "an Ardour session")
+        self._restored: bytes | None = None
+        self._root: ET.Element = parse_xml(self._text, path)
         version = self._root.get("version", "0")
         if self._root.tag != "Session" or not version.startswith(("7", "8")):
-            msg = f"{path}: expected a session of Ardour 7 or 8, got version {version}"
-            raise SessionError(msg)
+            raise SessionError(
+                f"{path}: expected a session of Ardour 7 or 8, got version {version}"
+            )
+        self._chosen: dict[str, ET.Element] = {}
+        self._selected: frozenset[str] | None = None
         self._rate = int(self._root.get("sample-rate", "48000"))
+        media = self.media_folder().parent
+        self._copier = TrackCopier(self._root, media, self._rate, path)
 
     @property
     def root(self) -> ET.Element:
@@ -75,13 +86,21 @@ class ArdourSession:
     def tracks(self) -> list[TrackInfo]:
         """Return all audio tracks with regions, in order."""
         listed = []
-        for route in self._audio_tracks():
+        for number, route in enumerate(self._audio_tracks(), 1):
             regions = list(playlist_of(self._root, route).iter("Region"))
             if regions:
                 channels = max(int(region.get("channels", "1")) for region in regions)
                 muted = any(float(m.get("value", "0")) > 0 for m in mutes(route))
-                name = route.get("name", "")
-                listed.append(TrackInfo(name, len(regions), channels, muted))
+                listed.append(
+                    TrackInfo(
+                        route.get("name", ""),
+                        len(regions),
+                        channels,
+                        muted,
+                        number=number,
+                        identity=route.get("id", ""),
+                    )
+                )
         return listed
 
     def clips(self, track: str) -> list[Clip]:
@@ -94,6 +113,10 @@ class ArdourSession:
         """
         regions = playlist_of(self._root, self._find(track)).iter("Region")
         return [self._clip(region) for region in regions if region.get("muted") != "1"]
+
+    def remarks(self, track: str) -> list[str]:
+        """Return what the stems of a track will not have."""
+        return list(left_behind(self._root, self._find(track)))
 
     def marks(self) -> Marks:
         """Return the time selection as last saved by the editor, loop range and markers.
@@ -129,47 +152,43 @@ class ArdourSession:
         """Move the files to where Ardour draws them."""
         return move_flat(files, self.media_folder().parent)
 
-    def add_tracks(
-        self,
-        source: str,
-        stems: Mapping[str, Sequence[Placement]],
-        *,
-        group: str,
-        mute_source: bool,
-    ) -> Addition:
-        """Add a copy of the source track for every stem, without its plug-ins, as a group."""
-        route = self._find(source)
-        copier = TrackCopier(self._root, self.media_folder().parent, self._rate, self.path)
-        added = []
-        for name, placements in stems.items():
-            added.append(copier.add(route, source, name, placements))
-        groups = child(self._root, "RouteGroups")
-        identity = copier.new_id()
-        ET.SubElement(
-            groups,
-            "RouteGroup",
-            {
-                "id": identity, "name": group, "active": "1", "hidden": "0", "relative": "1",
-                "group-gain": "1", "group-mute": "1", "group-solo": "1", "group-recenable": "0",
-                "group-select": "1", "group-route-active": "0", "group-color": "1",
-                "group-monitoring": "0", "routes": " ".join(added),
-            },
-        )  # fmt: skip
-        silence = mute_source and not any(float(m.get("value", "0")) > 0 for m in mutes(route))
+    def add_tracks(self, new: NewTracks) -> Addition:
+        """Add a track for every stem and a bus for them, which is what the source track is.
+
+        The bus has the plug-ins, fader, pan, sends and outputs of the track.
+        """
+        route, stems, mute = self._find(new.source), new.stems, new.mute
+        name = route.get("name", "")
+        bus = self._copier.add_bus(route, new.group)
+        added = [bus.get("id", "")]
+        for stem, placements in stems.items():
+            wanted = f"{name} {stem}"
+            colour = new.colours.get(stem)
+            added.append(self._copier.add_stem(route, bus, wanted, stem, placements, colour))
+        silence = mute == "track" and not any(float(m.get("value", "0")) > 0 for m in mutes(route))
         if silence:
             set_mute(route, muted=True)
-        return Addition((*added, identity), route.get("id") if silence else None)
+        muted: list[str] = []
+        if mute == "clips":
+            meant = {p.clip.item for placements in stems.values() for p in placements}
+            for region in playlist_of(self._root, route).iter("Region"):
+                if region.get("id") in meant:
+                    region.set("muted", "1")
+                    muted.append(region.get("id", ""))
+        return Addition(tuple(added), route.get("id") if silence else None, tuple(muted))
 
-    def remove(self, addition: Addition) -> None:
+    def remove(self, addition: Addition) -> int:
         """Take away the tracks that were added, their playlists and sources, and the mute."""
         gone = set(addition.tracks)
-        playlists, sources = set(), set()
+        playlists, sources, removed = set(), set(), 0
         for route in list(child(self._root, "Routes")):
             if route.get("id") not in gone:
                 continue
-            playlist = playlist_of(self._root, route)
-            playlists.add(playlist.get("id"))
-            sources |= {s for region in playlist.iter("Region") for s in source_ids(region)}
+            removed += 1
+            if route.get("audio-playlist"):
+                playlist = playlist_of(self._root, route)
+                playlists.add(playlist.get("id"))
+                sources |= {s for region in playlist.iter("Region") for s in source_ids(region)}
             name = route.get("name", "")
             for port in self._root.iter("Port"):
                 for wire in list(port):
@@ -177,6 +196,10 @@ class ArdourSession:
                         port.remove(wire)
         drop(self._root, "Routes", lambda e: e.get("id") in gone)
         drop(self._root, "RouteGroups", lambda e: e.get("id") in gone)
+        for group in child(self._root, "RouteGroups"):
+            members = group.get("routes", "").split()
+            if gone & set(members):
+                group.set("routes", " ".join(m for m in members if m not in gone))
         drop(self._root, "Playlists", lambda e: e.get("id") in playlists)
         used = {s for region in self._root.iter("Region") for s in source_ids(region)
                 if region.get("whole-file") != "1"}  # fmt: skip
@@ -186,6 +209,10 @@ class ArdourSession:
         for route in self._audio_tracks():
             if addition.muted is not None and route.get("id") == addition.muted:
                 set_mute(route, muted=False)
+        for region in child(self._root, "Playlists").iter("Region") if addition.items else ():
+            if region.get("id") in addition.items:
+                region.set("muted", "0")
+        return removed
 
     def preset_texts(self) -> dict[str, str]:
         """Return the presets inside the session by name."""
@@ -199,6 +226,14 @@ class ArdourSession:
         for name, text in sorted(texts.items()):
             ET.SubElement(ours, "Preset", {"name": name, "text": text})
 
+    def spelling(self) -> Spelling:
+        """Return the session as it was read and as it would be written."""
+        return Spelling(self._text, self._written())
+
+    def restore(self, text: bytes) -> None:
+        """Write exactly a text."""
+        self._restored = text
+
     def write(self, path: Path) -> None:
         """Write the session atomically; in its folder, where its media are.
 
@@ -207,32 +242,47 @@ class ArdourSession:
         SessionError
             Another folder, or one that is not writable.
         """
-        tree = ET.ElementTree(self._root)
-        write_session(
-            path,
-            lambda file: tree.write(file, encoding="UTF-8", xml_declaration=True),
-            media_of=self.path,
-        )
+        self._copier.copy_states()
+        text = self._written()
+        self._file.write(path, lambda file: file.write_bytes(text), beside=True)
+
+    def _written(self) -> bytes:
+        if self._restored is not None:
+            return self._restored
+        return bytes(ET.tostring(self._root, encoding="UTF-8", xml_declaration=True))
 
     def _audio_tracks(self) -> Iterator[ET.Element]:
         for route in child(self._root, "Routes"):
             if route.get("default-type") == "audio" and route.get("audio-playlist"):
                 yield route
 
-    def _find(self, name: str) -> ET.Element:
-        routes = list(self._audio_tracks())
-        return routes[one_named([route.get("name", "") for route in routes], name)]
+    def names(self) -> list[TrackName]:
+        """Return what the audio tracks are called, in order."""
+        return [
+            TrackName(route.get("name", ""), number, route.get("id", ""))
+            for number, route in enumerate(self._audio_tracks(), 1)
+        ]
+
+    def _find(self, wanted: str) -> ET.Element:
+        # The same words mean the same track, whatever is added before it.
+        if wanted not in self._chosen:
+            number = choose_track(self.names(), wanted)
+            self._chosen[wanted] = list(self._audio_tracks())[number]
+        return self._chosen[wanted]
 
     def _clip(self, region: ET.Element) -> Clip:
         name = region.get("name", "region")
+        if region.find("RegionFXPlugin") is not None:
+            raise SessionError(
+                f"the region {name!r} has effects of its own; bounce it first (Region > Bounce)"
+            )
         sources = tuple(self._source(identity, name) for identity in source_ids(region))
         rate, _, frames = probe_source(sources[0].path, self.path)
         if rate != self._rate:
-            msg = (
+            raise SessionError(
                 f"the region {name!r} plays a file of {rate} Hz in a session of {self._rate} Hz; "
                 "import it with conversion first"
             )
-            raise SessionError(msg)
         length, _, position = region.get("length", "").partition("@")
         start = self._samples(region.get("start", "a0"), name)
         samples = min(self._samples(length, name), frames - start)
@@ -250,6 +300,8 @@ class ArdourSession:
             fade_in_s=self._fade_s(region, "FadeIn", name),
             fade_out_s=self._fade_s(region, "FadeOut", name),
             envelope=region.get("envelope-active") == "1",
+            item=region.get("id", ""),
+            selected=region.get("id", "") in self._selected_regions(),
         )
 
     def _fade_s(self, region: ET.Element, tag: str, name: str) -> float:
@@ -267,8 +319,9 @@ class ArdourSession:
             if source.get("id") == identity:
                 path = self._resolve(source.get("name", ""))
                 return Source(path, int(source.get("channel", "0")))
-        msg = f"the region {region!r} plays a source that the session does not have; save it again"
-        raise SessionError(msg)
+        raise SessionError(
+            f"the region {region!r} plays a source that the session does not have; save it again"
+        )
 
     def _resolve(self, name: str) -> Path:
         if Path(name).is_absolute():
@@ -280,12 +333,22 @@ class ArdourSession:
                 places += [Path(p) for p in option.get("value", "").split(":") if p]
         return next((p / name for p in places if (p / name).exists()), folder / name)
 
-    def _selection(self) -> Range | None:
+    def _editor(self) -> ET.Element:
+        """Return what the editor saved last, or an empty element."""
         try:
-            instant = defusedxml.ElementTree.parse(self.path.parent / "instant.xml").getroot()
-        except (OSError, ET.ParseError, ValueError):
-            return None
-        found = instant.find("Editor/Selection/TimelineRange")
+            file = self.path.parent / "instant.xml"
+            return parse_xml(read_session(file, "an Ardour session"), file)
+        except SessionError:
+            return ET.Element("instant")
+
+    def _selected_regions(self) -> frozenset[str]:
+        if self._selected is None:
+            found = self._editor().iterfind("Editor/Selection//Region")
+            self._selected = frozenset(region.get("id", "") for region in found)
+        return self._selected
+
+    def _selection(self) -> Range | None:
+        found = self._editor().find("Editor/Selection/TimelineRange")
         return None if found is None else self._stretch(found, "selection", "time")
 
     def _stretch(self, element: ET.Element, name: str, what: str) -> Range:
@@ -294,6 +357,5 @@ class ArdourSession:
 
     def _samples(self, text: str, name: str, what: str = "region") -> int:
         if not text.startswith("a"):
-            msg = f"the {what} {name!r} is tied to beats; set it to audio time first"
-            raise SessionError(msg)
+            raise SessionError(f"the {what} {name!r} is tied to beats; set it to audio time first")
         return round(int(text[1:] or 0) * self._rate / SUPERCLOCKS_PER_SECOND)

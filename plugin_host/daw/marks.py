@@ -5,14 +5,15 @@ stem and what to extract. ``vox`` alone, once there is such a stem, says where i
 ``-vox`` where it does not. Other names, such as "Refrain", say nothing about stems.
 """
 
-import re
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Final, Literal, get_args
 
 from bridge.errors import InputError
-from bridge.request import Prompt, Span, is_safe_name
+from bridge.request import Polarity, Prompt, Span, is_safe_name
 from plugin_host.daw.session import Clip, Marks, Range, SessionError
-from plugin_host.span_files import Label, prompts_from_labels
+from plugin_host.files.span_files import Label, prompts_from_labels
 
 SpanSource = Literal["selection", "loop", "markers", "regions"]
 
@@ -21,9 +22,6 @@ SPAN_SOURCES: Final[tuple[SpanSource, ...]] = get_args(SpanSource)
 
 StemSpan = tuple[str | None, Span]
 
-# The space after the colon tells "vox: lead vocals" from a time such as "Take 12:30".
-_NAMED = re.compile(r"\s*-?\s*([^:]+?)\s*:\s+(\S.*)")
-
 
 def check_source(text: str) -> SpanSource:
     """Return a word as one of `SPAN_SOURCES`.
@@ -31,13 +29,12 @@ def check_source(text: str) -> SpanSource:
     Raises
     ------
     InputError
-        It is none of them.
+        It is another word.
     """
     for source in SPAN_SOURCES:
         if text == source:
             return source
-    msg = f"--spans-from {text!r}: expected {', '.join(SPAN_SOURCES)}"
-    raise InputError(msg)
+    raise InputError(f"--spans-from {text!r}: expected {', '.join(SPAN_SOURCES)}")
 
 
 def marked_range(marks: Marks, kind: Literal["selection", "loop"]) -> Range:
@@ -51,8 +48,7 @@ def marked_range(marks: Marks, kind: Literal["selection", "loop"]) -> Range:
     found = marks.selection if kind == "selection" else marks.loop
     if found is None:
         what = "time selection" if kind == "selection" else "loop range"
-        msg = f"the session tells of no {what}; save it with one, or say START:END"
-        raise SessionError(msg)
+        raise SessionError(f"the session tells of no {what}; save it with one, or say START:END")
     return found
 
 
@@ -62,7 +58,7 @@ def parse_range(text: str | None, marks: Marks) -> Range | None:
     Raises
     ------
     InputError
-        It is none of these, or the session has no such thing.
+        It is something else, or the session has no such range.
     """
     if text is None:
         return None
@@ -74,8 +70,9 @@ def parse_range(text: str | None, marks: Marks) -> Range | None:
     except ValueError:
         low, high = 0.0, 0.0
     if not 0.0 <= low < high < float("inf"):
-        msg = f"--range {text!r}: expected START:END in seconds, such as 1.5:3, selection or loop"
-        raise InputError(msg)
+        raise InputError(
+            f"--range {text!r}: expected START:END in seconds, such as 1.5:3, selection or loop"
+        )
     return low, high
 
 
@@ -112,18 +109,18 @@ def prompts_from_names(labels: Sequence[Label]) -> tuple[Prompt, ...]:
     SessionError
         There is none, or a stem's name cannot be that of a file.
     """
-    named = [label for label in labels if _NAMED.fullmatch(label.text)]
+    named = [label for label in labels if label.prompt is not None]
     prompts = prompts_from_labels(named)
     for prompt in prompts:
         if not is_safe_name(prompt.stem):
-            msg = f"the name {prompt.stem!r} cannot be that of a stem; use letters and digits"
-            raise SessionError(msg)
+            raise SessionError(
+                f"the name {prompt.stem!r} cannot be that of a stem; use letters and digits"
+            )
     if not prompts:
-        msg = (
+        raise SessionError(
             "no prompt: give --prompt or --preset, or name a marker or region in the session, "
             "such as 'vox: lead vocals'"
         )
-        raise SessionError(msg)
     return tuple(Prompt(prompt.text, prompt.name) for prompt in prompts)
 
 
@@ -132,12 +129,9 @@ def spans_from_names(labels: Sequence[Label], prompts: Sequence[Prompt]) -> list
     stems = {prompt.stem.casefold(): prompt.stem for prompt in prompts}
     spans: list[StemSpan] = []
     for label in labels:
-        named = _NAMED.fullmatch(label.text)
-        bare = label.text.strip()
-        name = named[1] if named else bare.removeprefix("-").strip()
-        stem = stems.get(name.casefold())
+        stem = stems.get(label.name.casefold())
         if stem is not None and label.end_s > label.start_s:
-            polarity: Literal["+", "-"] = "-" if bare.startswith("-") else "+"
+            polarity: Polarity = "-" if label.absent else "+"
             spans.append((stem, Span(label.start_s, label.end_s, polarity)))
     return spans
 
@@ -180,7 +174,6 @@ def mark_spans(
         found = spans_from_names(names[kind], chosen)
         if not found and kind in sources:
             stems = ", ".join(prompt.stem for prompt in chosen)
-            msg = f"none of the session's {kind} has the name of a stem ({stems})"
-            raise SessionError(msg)
+            raise SessionError(f"none of the session's {kind} has the name of a stem ({stems})")
         spans += found
     return chosen, spans

@@ -4,32 +4,29 @@ Beside any file in ``.stembridge/presets``; inside an Ardour session in its ``<E
 REAPER project in its extension state, inside a DAWproject as files of the archive.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
-from plugin_host.daw.ardour import ArdourSession
-from plugin_host.daw.dawproject import DawprojectSession
-from plugin_host.daw.open_session import open_session
-from plugin_host.daw.reaper import ReaperSession
-from presets import Preset, PresetError, PresetStore, format_preset, parse_preset
-from presets.library import project_store
-from presets.store import check_name
-
-Holder = ArdourSession | ReaperSession | DawprojectSession
+from plugin_host.daw import open_session, session_kind
+from plugin_host.daw.media import hold_project
+from plugin_host.daw.session import HoldsPresets
+from presets import Preset, PresetError, format_preset, parse_preset
+from presets.library import PROJECT, FolderStore, check_name, project_store
 
 
-def project_presets(project: Path) -> PresetStore:
+def project_presets(project: Path) -> FolderStore | SessionStore:
     """Return the presets that belong to a project.
 
     Parameters
     ----------
     project
-        A session file, whose presets travel inside it; any other file, or a folder, which keeps
-        them in ``.stembridge/presets``.
+        A session file in which presets can travel, and do; any other file, or a folder, which
+        keeps them in ``.stembridge/presets``.
     """
-    if project.suffix.lower() in (".ardour", ".rpp", ".dawproject") and project.is_file():
+    kind = session_kind(project)
+    if kind is not None and issubclass(kind, HoldsPresets) and project.is_file():
         return SessionStore(project)
     return project_store(project if project.is_dir() else project.parent)
 
@@ -43,11 +40,16 @@ class SessionStore:
         The session file.
     """
 
-    label = "project"
+    label = PROJECT
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._beside = project_store(path.parent)
+
+    def place(self, name: str) -> str:
+        """Describe where a preset is."""
+        inside = name in self._open().preset_texts()
+        return f"project, inside {self._path}" if inside else self._beside.place(name)
 
     def names(self) -> list[str]:
         """Return the names, sorted."""
@@ -77,8 +79,9 @@ class SessionStore:
 
         def put(texts: dict[str, str]) -> None:
             if check_name(name) in texts and not overwrite:
-                msg = f"{self._path} has a preset {name!r}; pass --overwrite to replace it"
-                raise PresetError(msg)
+                raise PresetError(
+                    f"{self._path} has a preset {name!r}; pass --overwrite to replace it"
+                )
             texts[name] = format_preset(preset)
 
         self._change(put)
@@ -94,23 +97,23 @@ class SessionStore:
 
         def drop(texts: dict[str, str]) -> None:
             if texts.pop(check_name(name), None) is None:
-                msg = f"no preset {name!r} inside {self._path}"
-                raise PresetError(msg)
+                raise PresetError(f"no preset {name!r} inside {self._path}")
 
         self._change(drop)
 
-    def _open(self) -> Holder:
+    def keep_file(self, path: Path, name: str) -> Path:
+        """Keep a file that a preset names beside the session; see `FolderStore.keep_file`."""
+        return self._beside.keep_file(path, name)
+
+    def _open(self) -> HoldsPresets:
         session = open_session(self._path)
-        if not isinstance(session, Holder):
-            msg = f"{self._path}: this kind of session holds no presets"
-            raise PresetError(msg)
+        if not isinstance(session, HoldsPresets):
+            raise PresetError(f"{self._path}: this kind of session holds no presets")
         return session
 
     def _change(self, change: Callable[[dict[str, str]], None]) -> None:
-        folder = self._path.parent / ".stembridge"
-        folder.mkdir(exist_ok=True)
         # Two programs of ours at once: the second reads what the first wrote.
-        with FileLock(folder / "session.lock", timeout=10.0):
+        with hold_project(self._path):
             session = self._open()
             texts = dict(session.preset_texts())
             change(texts)

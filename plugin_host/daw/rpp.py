@@ -4,6 +4,8 @@ A line that begins with ``<`` opens a chunk and one that is ``>`` ends it. Every
 it was read, line ends and odd characters included; new lines take the file's own line end.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ class Chunk:
     """A chunk: its opening line, what is in it, its closing line; lines with their ends."""
 
     opening: str
-    children: list["str | Chunk"] = field(default_factory=list)
+    children: list[str | Chunk] = field(default_factory=list)
     closing: str = ""
 
     @property
@@ -26,12 +28,12 @@ class Chunk:
         """The word after ``<``."""
         return self.opening.strip()[1:].split(" ", 1)[0]
 
-    def chunks(self, kind: str) -> list["Chunk"]:
+    def chunks(self, kind: str) -> list[Chunk]:
         """Return the chunks of a kind directly inside."""
         return [c for c in self.children if isinstance(c, Chunk) and c.kind == kind]
 
     def lines(self, key: str) -> Iterator[tuple[int, list[str]]]:
-        """Give index and fields of the lines directly inside that begin with a word."""
+        """Yield index and fields of the lines directly inside that begin with a word."""
         for index, child in enumerate(self.children):
             if isinstance(child, str) and child.split(None, 1)[:1] == [key]:
                 yield index, split_fields(child)
@@ -56,6 +58,7 @@ def parse(text: str) -> Chunk:
     """
     root = Chunk("")
     stack = [root]
+    number = 0
     # Only \n ends a line here: REAPER lets other separators stand inside strings.
     for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+$", text), 1):
         bare = line.strip(" \t\r\n")
@@ -65,14 +68,17 @@ def parse(text: str) -> Chunk:
             stack.append(chunk)
         elif bare == ">":
             if len(stack) == 1:
-                msg = f"line {number} ends a chunk that none begins; the project is damaged"
-                raise SessionError(msg)
+                raise SessionError(
+                    f"line {number} ends a chunk that none begins; the project is damaged"
+                )
             stack.pop().closing = line
         else:
             stack[-1].children.append(line)
     if len(stack) != 1 or not root.chunks("REAPER_PROJECT"):
-        msg = "not a complete REAPER project; save it again in REAPER"
-        raise SessionError(msg)
+        raise SessionError(
+            f"not a complete REAPER project: it breaks off in line {number}; use an earlier copy "
+            "of it, such as the .rpp-bak beside it"
+        )
     return root
 
 
@@ -103,33 +109,8 @@ def quote(text: str) -> str:
     return "`" + text.replace("`", "'") + "`"
 
 
-def active_take(item: Chunk) -> Chunk:
-    """Return an item with the lines of its active take only.
-
-    The lines of the first take stand among those of the item; each further one begins with
-    ``TAKE``, the active one with ``TAKE SEL``.
-    """
-    parts: list[list[str | Chunk]] = [[]]
-    selected = 0
-    for child in item.children:
-        if isinstance(child, str) and child.split(None, 1)[:1] == ["TAKE"]:
-            parts.append([])
-            if "SEL" in child.split():
-                selected = len(parts) - 1
-        parts[-1].append(child)
-    first, chosen = parts[0], parts[selected]
-    if selected == 0:
-        return Chunk(item.opening, first, item.closing)
-    of_take = {_word(child) for child in chosen}
-    of_item = [
-        child
-        for child in first
-        if _word(child) not in of_take and _word(child) not in ("SOURCE", "TAKEFX", "SM")
-    ]
-    return Chunk(item.opening, of_item + chosen, item.closing)
-
-
-def _word(child: str | Chunk) -> str:
+def word(child: str | Chunk) -> str:
+    """Return the first word of a line, or the kind of a chunk."""
     if isinstance(child, Chunk):
         return child.kind
     return (child.split(None, 1) or [""])[0]

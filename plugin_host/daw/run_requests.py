@@ -1,10 +1,12 @@
-"""The process that scripts inside a DAW start: ``python -m plugin_host.daw.run_requests``."""
+"""The module that scripts inside DAWs start, whose name installed scripts keep.
 
-import sys
+``python -m plugin_host.daw.run_requests`` runs what they asked for, see `plugin_host.cli.daw`.
+"""
 
-from plugin_host.cli import main
-from plugin_host.daw.requests import requests_folder, run_requests
+from __future__ import annotations
+
+import runpy
 
 if __name__ == "__main__":
-    run_requests(requests_folder(), main)
-    sys.exit(0)
+    # The commands lie above this package, so it does not import them.
+    runpy.run_module("plugin_host.cli.daw", run_name="__main__", alter_sys=True)

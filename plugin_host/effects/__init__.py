@@ -1,0 +1,1 @@
+"""Effects with Pedalboard's interface: separation as an effect, chains, streams."""

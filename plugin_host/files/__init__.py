@@ -1,0 +1,1 @@
+"""Files that the host reads and writes: audio, stems, spans, video, pictures."""
