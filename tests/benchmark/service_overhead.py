@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 import psutil
 
-from bridge.client import Client
+from bridge.connection.client import Client
 from bridge.engine import Engine
 from bridge.separation import Separation
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
-import tiny_bundle
 
 from bridge.engine import Engine
-
-# The same examples at every run, and no verdict on how fast this machine is.
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("repeatable")
+from tests.support import tiny_bundle
 
 
 @pytest.fixture(scope="session")

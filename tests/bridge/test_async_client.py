@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
-from bridge.async_client import AsyncClient
+from bridge.connection.async_client import AsyncClient
 from bridge.engine import Engine
 from bridge.errors import Cancelled, InputError
 from bridge.separation import Progress
+from tests.support.sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
 
 @pytest.fixture(scope="module")

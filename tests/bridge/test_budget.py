@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_bundle
-from sidecars import RATE, noise, sidecar
 
 from bridge.engine import Engine
 from bridge.errors import MemoryBudgetError
 from bridge.inference.budget import Need, count_need, plan_batch
 from bridge.inference.model import Model
+from tests.support import tiny_bundle
+from tests.support.sidecars import RATE, noise, sidecar
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 import numpy as np, psutil
-from bridge.bundles.consistency import VELOCITY
+from bridge.bundles.manifest import VELOCITY
 from bridge.inference.budget import window_bytes
-from bridge.inference.cancellation import Cancellation
+from bridge.inference.context import Cancellation
 from bridge.inference.model import Model
 
 windows, frames = map(int, sys.argv[1:])
@@ -135,7 +135,7 @@ def test_smaller_batches_give_the_same_bits(bundle: Path, monkeypatch: pytest.Mo
 
 
 def test_the_server_refuses_with_the_numbers() -> None:
-    with sidecar("--memory", "20000000") as server, server.client() as client:
-        with pytest.raises(MemoryBudgetError, match="20 MB are allowed"):
+    with sidecar("--memory", "7000000") as server, server.client() as client:
+        with pytest.raises(MemoryBudgetError, match="7 MB are allowed"):
             client.separate(noise(200), RATE, ["half"])
         client.separate(noise(1), RATE, ["half"])

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_bundle
 
 from bridge import Engine, InputError, Prompt, Span
+from bridge.bundles.manifest import CLAP_RATE
 from bridge.flow.noise import frame_noise, message_bits, number_bits
 from bridge.flow.windows import plan_windows
-from bridge.inference.ranking import agreement
-from bridge.signal.activity import expected_frames, overlap, sounding_frames
+from bridge.inference.pipeline import agreement
+from bridge.signal.resampling import resample
+from bridge.signal.spans import expected_frames, overlap, sounding_frames
+from tests.support import tiny_bundle
 
 RATE, HOP = tiny_bundle.SAMPLE_RATE, tiny_bundle.HOP
 FRAMES = 500  # three windows
@@ -91,6 +93,50 @@ def test_the_judge_scores_a_single_stem_on_demand_and_is_not_loaded_otherwise(
     assert chosen.ranker is None
     assert chosen.scores is not None
     np.testing.assert_array_equal(judged.stems["half"], plain.stems["half"])
+
+
+def alike(wave: np.ndarray) -> float:
+    """What the CLAP of the tests makes of a waveform of two seconds, which it hears one by one."""
+    pieces = [resample(part, RATE, CLAP_RATE) for part in np.split(wave[0], 2)]
+    return float(np.mean([1 - np.abs(piece).mean() for piece in pieces]))
+
+
+def test_clap_chooses_alone_and_in_an_ensemble_with_the_judge(tmp_path: Path) -> None:
+    waves = [candidate(k) for k in range(4)]
+    starts = plan_windows(FRAMES, 250, 62).starts
+    judged = [
+        np.mean([wave.reshape(FRAMES, HOP)[start : start + 250].mean() for start in starts])
+        for wave in waves
+    ]
+    heard = [alike(wave) for wave in waves]
+    both = [one + 5 * other for one, other in zip(judged, heard, strict=True)]
+    assert len({int(np.argmax(scores)) for scores in (judged, heard)}) == 2
+    for options, ranker, scores in (
+        ({"clap": True}, "clap", heard),
+        ({"clap": True, "judge": True}, "ensemble", both),
+    ):
+        path = tiny_bundle.build(
+            tmp_path / ranker, tiny_bundle.Tiny(input_rms_db=None, still=True, **options)
+        )
+        result, _ = separate(path, candidates=4)
+        (chosen,) = result.report.selections
+        assert (chosen.ranker, chosen.candidate) == (ranker, int(np.argmax(scores)))
+        assert chosen.similarity == pytest.approx(heard[chosen.candidate], abs=1e-5)
+        assert (chosen.scores is None) == (ranker == "clap")
+
+
+def test_clap_says_nothing_of_where_a_stem_is_silent(tmp_path: Path) -> None:
+    path = bundle(tmp_path, clap=True)
+    half = mixture()
+    half[:, : half.shape[1] // 2] = 0
+    with Engine(path, threads=1) as engine:
+        result = engine.separate(half, RATE, ["everything"], reconstruct="raw", judge=True)
+        assert "clap" in engine.loaded
+        plain = engine.separate(half, RATE, ["everything"], reconstruct="raw")
+    (chosen,) = result.report.selections
+    loud = resample(result.stems["everything"][0, RATE:], RATE, CLAP_RATE)
+    assert chosen.similarity == pytest.approx(1 - np.abs(loud).mean(), abs=3e-3)
+    assert (chosen.ranker, chosen.scores, plain.report.selections) == (None, None, ())
 
 
 def test_what_the_model_lacks_is_refused(tmp_path: Path) -> None:

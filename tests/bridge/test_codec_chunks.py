@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-import tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.inference.cancellation import Cancellation
-from bridge.inference.codec import count_chunks, pad_to_frames
-from bridge.inference.model import Model
+from bridge.inference.context import Cancellation
+from bridge.inference.model import Model, count_chunks, pad_to_frames
+from tests.support import tiny_bundle
 
 HOP = tiny_bundle.HOP
 NO_MESSAGE = np.zeros(0, np.float32)
@@ -54,7 +53,7 @@ def test_the_blurred_codec_needs_its_context(build_bundle):
 @given(st.integers(1, 700), st.sampled_from([2, 64, 256]))
 def test_padding_fills_the_last_frame_by_reflection(samples, hop):
     wav = np.arange(1, samples + 1, dtype=np.float32)
-    padded = pad_to_frames(wav, hop)
+    (padded,) = pad_to_frames(wav[np.newaxis], hop)
     assert len(padded) % hop == 0
     assert 0 <= len(padded) - samples < hop
     np.testing.assert_array_equal(padded[:samples], wav)

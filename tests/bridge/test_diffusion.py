@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.flow.diffusion import Conditions, merged_velocity, plan_batches
-from bridge.flow.solver import solve, time_grid
+from bridge.flow.diffusion import Conditions, make_scheme, merged_velocity, plan_batches, solve
 from bridge.flow.windows import plan_windows
 
 FRAMES, CHANNELS = 137, 4
+SOLVERS = ["euler", "midpoint", "ab2", "unipc", "cubic"]
 
 
 def pointwise(*, x, t, latents, text, text_mask, spans):
@@ -39,11 +39,11 @@ def integrate(plan, given_conditions, batch=1, solver="midpoint"):
     field = merged_velocity(pointwise, plan, given_conditions, batch, lambda: None)
     rng = np.random.default_rng(6)
     start = rng.normal(size=(len(given_conditions.texts), FRAMES, 2 * CHANNELS))
-    return solve(field, start.astype(np.float32), time_grid(4), solver)
+    return solve(field, start.astype(np.float32), make_scheme(solver, 4))
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 90), st.floats(0, 0.99), st.sampled_from(["euler", "midpoint"]))
+@given(st.integers(1, 90), st.floats(0, 0.99), st.sampled_from(SOLVERS))
 def test_windowed_equals_unwindowed_for_a_field_of_absolute_time(window, share, solver):
     whole = integrate(plan_windows(FRAMES, FRAMES, 0), conditions(), solver=solver)
     overlap = min(int(window * share), window - 1)

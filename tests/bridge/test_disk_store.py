@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from bridge.service.store import Store
+from bridge.store import Store
 
 
 class Note(Struct, frozen=True):
@@ -51,6 +51,28 @@ def test_a_damaged_blob_is_removed_and_counts_as_absent(tmp_path: Path, damage: 
     assert store.verify(sha256, len(data))
 
 
+def test_what_was_verified_is_read_again_only_once_it_was_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    read: list[str] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind)
+    )
+    sha256 = store.put(bytes(5000))
+    assert all(store.verify(sha256, 5000) for _ in range(3))
+    assert len(read) == 1
+    time.sleep(0.05)  # longer than the clock of a file system stands still
+    with store.path(sha256).open("r+b") as file:
+        file.write(b"\1")
+    assert not store.verify(sha256, 5000)
+    assert len(read) == 2
+    store.put(bytes(5000))
+    assert store.verify(sha256, 5000)
+    assert len(read) == 3
+
+
 def test_a_wrong_claim_about_its_size_harms_no_blob(tmp_path: Path) -> None:
     store = Store(tmp_path)
     sha256 = store.put(b"abcd")
@@ -64,7 +86,7 @@ def test_an_upload_with_another_checksum_leaves_nothing(tmp_path: Path) -> None:
         with store.create(hashlib.sha256(b"abcd").hexdigest(), 4) as incoming:
             incoming.write(b"abcx"[:size] + b"y" * (size - 4))
             assert not incoming.commit()
-    assert store.usage() == (0, 0)
+    assert store.measure() == (0, 0)
 
 
 def test_records_are_checked_too(tmp_path: Path) -> None:
@@ -81,14 +103,16 @@ def test_records_are_checked_too(tmp_path: Path) -> None:
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit_bytes=3500)
+    pinned: set[str] = set()
+    store = Store(tmp_path, 3500, lambda: pinned)
     names = [store.put(bytes([number]) * 1000) for number in range(5)]
     store.write_record("jobs", "kept", Note("stay"))
     for number, name in enumerate(names):
         age(store.path(name), 100 - number)
     age(tmp_path / "records" / "jobs" / "kept", 1000)
+    pinned.add(names[1])
     assert store.verify(names[0], 1000)  # reading it makes it the newest
-    store.trim({names[1]}, kept_kinds=("jobs",))
+    store.trim()
     left = [number for number, name in enumerate(names) if store.path(name).exists()]
     assert left == [0, 1, 4]
     assert store.read_record("jobs", "kept", Note) == Note("stay")

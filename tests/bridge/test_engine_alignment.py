@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-import tiny_bundle
 from test_resampling import band_limited
+
+from bridge.signal.resampling import without_rumble
+from tests.support import tiny_bundle
 
 RATE, HOP = tiny_bundle.SAMPLE_RATE, tiny_bundle.HOP
 RATES = [44_100, 48_000, 192_000, 16_000, 8_000]
@@ -17,6 +19,7 @@ def test_the_target_is_the_mixture_at_zero_lag(engine, rate, seconds):
     result = engine.separate(mixture, rate, ["everything"], reconstruct="raw")
     stem = result.stems["everything"]
     assert stem.shape == mixture.shape
+    mixture = without_rumble(mixture, rate)
     lags = np.fft.irfft(np.fft.rfft(stem[0]) * np.conj(np.fft.rfft(mixture[0])), samples)
     assert int(np.argmax(lags)) == 0
     inside = np.s_[:, rate // 50 : -(rate // 50)]
@@ -41,14 +44,15 @@ def test_every_length_comes_back_whole(engine, rate, mode):
         assert stem.dtype == result.residual.dtype == np.float32
         assert np.isfinite(stem).all()
         if mode in ("mask", "wiener"):
-            np.testing.assert_allclose(stem, mixture, atol=1e-4)
+            np.testing.assert_allclose(stem, without_rumble(mixture, rate), atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 8])
 def test_every_channel_keeps_its_own_signal(engine, channels):
     mixture = np.stack([band_limited(60_000, 0.15, seed) for seed in range(channels)])
     result = engine.separate(mixture, 44_100, ["everything"], reconstruct="mask")
-    np.testing.assert_allclose(result.stems["everything"], mixture, atol=1e-4)
+    heard = without_rumble(mixture, 44_100)
+    np.testing.assert_allclose(result.stems["everything"], heard, atol=1e-4)
 
 
 def test_windows_of_one_frame_to_the_whole_clip_agree(engine):

@@ -5,19 +5,24 @@ from __future__ import annotations
 import time
 
 import pytest
-from sidecars import RATE, noise, sidecar, wait_until
 
 from bridge.request import Prompt, Settings
 from bridge.separation import Progress, Report
-from bridge.service.estimates import Estimates
 from bridge.service.jobs import Job
-from bridge.service.records import JobRecord
-from bridge.wire.descriptors import AudioInfo, ModelRef
+from bridge.service.queue import Estimates
+from bridge.wire.messages import AudioInfo, ModelRef, Submit
+from tests.support.sidecars import RATE, noise, sidecar, wait_until
 
 
-def record(seconds: int, *, steps: int = 2, model: str = "tiny", seed: int = 0) -> JobRecord:
+def record(seconds: int, *, steps: int = 2, model: str = "tiny", seed: int = 0) -> Submit:
     audio = AudioInfo("0" * 64, RATE, 1, seconds * RATE)
-    return JobRecord(ModelRef(model), audio, (Prompt("half"),), Settings(seed=seed, steps=steps))
+    return Submit(
+        request=0,
+        model=ModelRef(model),
+        audio=audio,
+        prompts=(Prompt("half"),),
+        settings=Settings(seed=seed, steps=steps),
+    )
 
 
 def report(rtf: float) -> Report:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
 from bridge.errors import ServerError
+from tests.support.sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
 SIZE_BYTES = 16 << 20
 
@@ -47,7 +47,7 @@ def test_a_full_disk_is_told_and_the_server_lives(server: Sidecar, seconds: int)
             client.separate(noise(seconds, seed=2), RATE, ["half"])
         wait_until(lambda: not list((server.cache / "incoming").iterdir()))
         client.separate(noise(1, seed=3), RATE, ["half"])
-        assert client.submit(noise(1, seed=1), RATE, ["half"]).result(60)
+        assert client.submit(noise(1, seed=1), RATE, ["half"]).result()
         # Room is made, and what failed is done.
         for path in (server.cache / "objects").glob("*/*"):
             path.unlink()

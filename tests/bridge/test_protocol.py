@@ -13,19 +13,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bridge.wire.descriptors
-from bridge import protocol
+import bridge.wire.messages
 from bridge.errors import ProtocolError
-from bridge.request import Prompt, Settings, Span
+from bridge.request import Prompt, Settings, Span, settings_table
 from bridge.separation import Report
-from bridge.wire import control_messages, messages
+from bridge.service import relay, sessions
+from bridge.wire import codec as protocol
+from bridge.wire import messages
+from bridge.workers.messages import (
+    Broken,
+    Load,
+    pack,
+    unpack_event,
+    unpack_order,
+)
 
 DOCUMENT = (Path(bridge.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
 RECORDED = Path(__file__).parent / "recorded_messages_1.0.json"
 MESSAGES: dict[str, type[messages.Message]] = {
     kind.__struct_config__.tag: kind
-    for module in (messages, control_messages)
-    for kind in vars(module).values()
+    for kind in vars(messages).values()
     if isinstance(kind, type)
     and issubclass(kind, messages.Message)
     and kind is not messages.Message
@@ -33,10 +40,11 @@ MESSAGES: dict[str, type[messages.Message]] = {
 TYPES: dict[str, Any] = {
     **{
         name: kind
-        for name, kind in vars(bridge.wire.descriptors).items()
+        for name, kind in vars(bridge.wire.messages).items()
         if isinstance(kind, type)
         and issubclass(kind, msgspec.Struct)
-        and kind.__module__.endswith("descriptors")
+        and kind is not msgspec.Struct
+        and not issubclass(kind, messages.Message)
     },
     "Prompt": Prompt,
     "Span": Span,
@@ -85,8 +93,15 @@ def test_every_field_is_described_with_its_default(tag: str) -> None:
 def test_every_type_is_described(name: str) -> None:
     paragraph = next(part for part in DOCUMENT.split("\n\n") if f"**{name}**:" in part)
     text = paragraph.split(f"**{name}**:")[1]
+    # A report has the fields of settings, which their own table describes.
+    settings = {field.name for field in msgspec.structs.fields(Settings)}
     for field in msgspec.structs.fields(TYPES[name]):
-        assert f"`{field.name}`" in text
+        if field.name not in settings:
+            assert f"`{field.name}`" in text
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    assert settings_table() in DOCUMENT
 
 
 def test_limits_in_the_document_are_those_of_the_code() -> None:
@@ -94,7 +109,15 @@ def test_limits_in_the_document_are_those_of_the_code() -> None:
     assert protocol.MAX_FRAME_BYTES == protocol.MAX_CHUNK_BYTES == 4 << 20
     assert messages.WINDOW_CHUNKS == 4
     assert protocol.SILENCE_S == 2.0
-    for text in ("256 KiB", "4 MiB", "for 2 s", "begin with 4"):
+    assert relay.UNFINISHED_BYTES == 8 << 20
+    assert relay.HELD_BYTES == 20 << 20
+    assert sessions.UNREAD_BYTES == 32 << 20
+    seats = (sessions.SESSIONS_OF_CONNECTION, sessions.SESSIONS_OF_KEY, sessions.MAX_SESSIONS)
+    for text in (
+        *("256 KiB", "4 MiB", "for 2 s", "begin with 4", "sends 8 MiB", "20 MiB", "32 MiB"),
+        f"may have {seats[0]} sessions, a key {seats[1]}",
+        f"all keys together {seats[2] // 2} and everybody {seats[2]}",
+    ):
         assert text in DOCUMENT
 
 
@@ -134,7 +157,7 @@ def test_unknown_fields_are_ignored(entry: dict[str, str]) -> None:
     assert message == protocol.decode([header, *rest])[0]
 
 
-PING = protocol.encode(control_messages.Ping(session="s", number=1))[0]
+PING = protocol.encode(messages.Ping(session="s", number=1))[0]
 AUDIO = protocol.encode(messages.Audio(request=1, offset=0), bytes(4))
 
 
@@ -202,3 +225,22 @@ def test_audio_is_encoded_without_a_copy() -> None:
 def test_versions_that_are_none(version: str) -> None:
     with pytest.raises(ProtocolError):
         protocol.major(version)
+
+
+@given(
+    st.text(st.characters()) | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+)
+def test_an_error_that_tells_of_a_name_that_is_no_text_still_travels(name: str) -> None:
+    message, _ = protocol.decode(protocol.encode(messages.Failed("bad_input", f"<{name}>")))
+    assert isinstance(message, messages.Failed)
+    if name == name.encode(errors="ignore").decode():
+        assert message.message == f"<{name}>"
+    else:
+        assert "\\udc" in message.message
+
+
+@given(st.binary(min_size=1).map(lambda raw: raw.replace(b"\0", b"/").replace(b"\n", b"\xff")))
+def test_a_worker_gets_the_path_whose_bytes_it_was_given(raw: bytes) -> None:
+    load = Load(Path(os.fsdecode(raw)))
+    assert unpack_order(pack(load)) == load
+    assert unpack_event(pack(Broken("k", "internal", os.fsdecode(raw)))).key == "k"

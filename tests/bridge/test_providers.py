@@ -3,8 +3,8 @@
 import pytest
 
 from bridge.errors import ProviderError
-from bridge.inference import providers
-from bridge.inference.providers import CPU, CUDA, check_used, choose_providers
+from bridge.inference import graphs
+from bridge.inference.graphs import CPU, CUDA, check_used, choose_providers
 
 TENSORRT = "TensorrtExecutionProvider"
 
@@ -12,7 +12,7 @@ TENSORRT = "TensorrtExecutionProvider"
 @pytest.fixture
 def device(monkeypatch, request):
     """Whether the driver has a device."""
-    monkeypatch.setattr(providers, "has_cuda_device", lambda: request.param)
+    monkeypatch.setattr(graphs, "has_cuda_device", lambda: request.param)
     return request.param
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge import InputError, Prompt, Settings, Span
-from bridge.request import is_safe_name, slug
-from bridge.validation import check_mixture, check_prompts, settings_from_options
+from bridge.bundles.manifest import resolve
+from bridge.request import check_mixture, check_prompts, is_safe_name, make_settings, slug
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,8 @@ from bridge.validation import check_mixture, check_prompts, settings_from_option
         (np.array([[-np.inf, 0.0]], np.float32), r"1 samples that are NaN or infinite"),
         (np.array([[0, -32768.0]], np.float32), r"peaks at 32768; expected full scale at 1.0"),
         ("song.wav", r"dtype <U8; expected float32"),
+        ([[0.1], [0.1, 0.2]], r"mixture is no array .*inhomogeneous.*\(channels, samples\)"),
+        (np.zeros((2, 10), np.float16), r"dtype float16; expected float32"),
     ],
 )
 def test_a_mixture_that_cannot_be_used_is_refused(mixture, message):
@@ -50,10 +52,12 @@ def test_a_good_mixture_is_not_copied(shape):
 
 def test_double_precision_and_strided_audio_are_converted():
     mixture = np.arange(12, dtype=np.float64).reshape(6, 2).T[:, ::2] / 12
-    checked, _ = check_mixture(mixture, 44_100)
-    assert checked.dtype == np.float32
-    assert checked.flags.c_contiguous
-    np.testing.assert_allclose(checked, mixture)
+    for audio in (mixture, mixture.astype(">f8"), mixture.astype(">f4"), mixture.tolist()):
+        checked, _ = check_mixture(audio, 44_100)
+        assert checked.dtype == np.float32
+        assert checked.dtype.isnative
+        assert checked.flags.c_contiguous
+        np.testing.assert_allclose(checked, mixture, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,8 @@ def test_double_precision_and_strided_audio_are_converted():
         ([7], "expected a Prompt or a string, got 7"),
         (["drums", "Drums"], "two stems would be named 'drums'"),
         (["drums", Prompt("bass", name="DRUMS")], "two stems would be named 'DRUMS'"),
+        (["caf\u00e9", "cafe\u0301"], "two stems would be named"),
+        ([Prompt("drums", spans=[Span(0, 10**400)])], "span end is too large"),
         (["residual"], "cannot be named 'residual'"),
         ([Prompt("rest", name="Residual")], "cannot be named 'Residual'"),
         ([Prompt("a", name="../b")], "cannot be a file name"),
@@ -115,14 +121,17 @@ def test_a_slug_is_a_safe_name_or_empty(text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 1}, "unknown setting 'seeds'; expected one of seed, steps"),
+        ({"seeds": 1}, "unknown setting 'seeds'; expected one of seed, quality, steps"),
         ({"seed": -1}, "seed is -1; expected 0 to 18446744073709551615"),
         ({"seed": 2**64}, "seed is 18446744073709551616; expected"),
         ({"seed": 1.5}, "seed is 1.5; expected a whole number"),
         ({"steps": 0}, "steps is 0; expected 1 to 1000"),
         ({"steps": "8"}, "steps is '8'; expected a whole number"),
         ({"steps": True}, "steps is True; expected a whole number"),
-        ({"solver": "heun"}, "solver is 'heun'; expected euler, midpoint"),
+        (
+            {"solver": "heun"},
+            "solver is 'heun'; expected euler, midpoint, ab2, unipc, cubic, tuned",
+        ),
         ({"window_s": 0}, "window_s is 0; expected a number of seconds above 0"),
         ({"window_s": float("inf")}, "window_s is inf; expected a finite"),
         ({"overlap_s": -0.1}, "overlap_s is -0.1; expected"),
@@ -132,11 +141,11 @@ def test_a_slug_is_a_safe_name_or_empty(text):
 )
 def test_a_setting_that_cannot_be_used_is_refused(options, message):
     with pytest.raises(InputError, match=message):
-        settings_from_options(options)
+        make_settings(**options)
 
 
 def test_number_types_are_normalised():
-    settings = settings_from_options({"seed": np.uint64(3), "steps": 4.0, "window_s": 2})
+    settings = make_settings(seed=np.uint64(3), steps=4.0, window_s=2)
     assert settings == Settings(seed=3, steps=4, window_s=2.0)
     assert [type(v) for v in (settings.seed, settings.steps, settings.window_s)] == [
         int,
@@ -147,15 +156,50 @@ def test_number_types_are_normalised():
 
 def test_defaults_come_from_the_model(engine):
     manifest = engine.manifest
-    resolved = Settings().resolve(manifest)
+    resolved = resolve(Settings(), manifest)
     assert (resolved.steps, resolved.solver, resolved.reconstruct) == (2, "euler", "mask")
     assert (resolved.window_s, resolved.overlap_s) == (1.0, 0.25)
-    assert Settings(window_s=2.0).resolve(manifest).overlap_s == 0.5
+    assert resolve(Settings(window_s=2.0), manifest).overlap_s == 0.5
     with pytest.raises(InputError, match="overlap of 1 s does not fit a window of 1 s"):
-        Settings(overlap_s=1.0).resolve(manifest)
+        resolve(Settings(overlap_s=1.0), manifest)
 
 
 def test_requests_travel_unchanged():
     prompt = Prompt("bass", spans=[Span(0.5, 1.0), Span(1.0, 1.5, "-")])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(prompt), type=Prompt) == prompt
     assert hash(prompt) == hash(Prompt("bass", None, (Span(0.5, 1.0), Span(1.0, 1.5, "-"))))
+
+
+def test_prompts_and_spans_may_come_as_anything_that_gives_them_one_by_one():
+    span = Span(0.5, 1.0)
+    for spans in ([span], (span,), span, (one for one in [span])):
+        (checked,) = check_prompts((one for one in [Prompt("drums", spans=spans)]), 2.0)
+        assert checked.spans == (span,)
+    assert check_prompts([Prompt("drums", spans=None)], 2.0)[0].spans == ()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (None, "prompts is None; expected a list of prompts"),
+        (3, "prompts is 3; expected a list of prompts"),
+        ([None], "expected a Prompt or a string, got None"),
+        ([Prompt("drums", spans=3)], "spans is 3; expected a list of Span"),
+        ([Prompt("drums", spans=[(0, 1)])], r"expected a Span, got \(0, 1\)"),
+        ([Prompt("drums", name=3)], "name is 3; expected text"),
+        ((one for one in ()), "no prompts"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_with_what_came(prompts, message):
+    with pytest.raises(InputError, match=message):
+        check_prompts(prompts, 2.0)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4"])
+def test_the_hint_for_integer_audio_brings_it_to_full_scale(kind):
+    info = np.iinfo(kind)
+    audio = np.array([[info.min, (int(info.min) + int(info.max) + 1) // 2, info.max]], kind)
+    with pytest.raises(InputError, match="expected float32; divide") as caught:
+        check_mixture(audio, 44100)
+    formula = str(caught.value).rpartition("full scale: ")[2]
+    assert eval(formula, {"mixture": audio})[0] == pytest.approx([-1, 0, 1], abs=0.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.service.scheduler import FairQueue
+from bridge.service.queue import FairQueue
 
 
 def drain(queue: FairQueue) -> list[str]:

@@ -1,31 +1,31 @@
-"""Who gets in: private directories, passwords on loopback, CURVE keys, and nobody else."""
+"""Who gets in: private directories, keys on loopback, CURVE keys, and nobody else."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq
-from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
-from bridge.bundles.catalogue import Catalogue, register
-from bridge.client import Client
+from bridge.bundles.bundle import ModelIndex, register
+from bridge.connection.client import Client
 from bridge.connection.local import LocalSidecar
 from bridge.errors import InputError, ModelError, ServerError, StembridgeError
-from bridge.places import runtime_directory
-from bridge.protocol import VERSION, decode, encode
-from bridge.wire.control_messages import GetLogs, Hello, Shutdown
-from bridge.wire.descriptors import ModelRef
-from bridge.wire.endpoints import Address, is_loopback, tcp_address
+from bridge.files import runtime_directory
+from bridge.wire.codec import VERSION, decode, encode
 from bridge.wire.keys import KEYS_VARIABLE, KeyPair, KeyRing
-from bridge.wire.messages import Failed
-from bridge.wire.sockets import dealer
+from bridge.wire.messages import Failed, GetLogs, Hello, ModelRef, Shutdown
+from bridge.wire.sockets import Address, dealer, is_loopback, tcp_address
+from tests.support.sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
 HELLO = Hello(protocol=VERSION, client="test")
 
@@ -205,15 +205,53 @@ def test_the_network_is_not_served_without_keys(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "none"))
     with sidecar(start=False) as server:
         server.directory.mkdir(mode=0o700, exist_ok=True)
-        from bridge.service.server import Server
-        from bridge.service.server_config import ServerConfig
+        from bridge.service.server import Server, ServerConfig
 
         config = ServerConfig(server.directory, server.cache, binds=("tcp://0.0.0.0:*",))
         with pytest.raises(InputError, match="keys new"):
             Server(config)
 
 
-def test_without_ipc_a_password_on_loopback_stands_in() -> None:
+def test_without_bind_no_port_is_open() -> None:
+    with sidecar() as server, server.client() as client:
+        client.separate(noise(1), RATE, ["half"])
+        assert server.process is not None
+        process = psutil.Process(server.process.pid)
+        for each in (process, *process.children(recursive=True)):
+            assert each.net_connections("inet") == []
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Give a folder whose path leaves room for a socket's name, as pytest's may not."""
+    with tempfile.TemporaryDirectory(prefix="sb-") as folder:
+        yield Path(folder).resolve()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"STEMBRIDGE_RUNTIME_DIR": "own", "XDG_RUNTIME_DIR": "session"}, "own"),
+        ({"XDG_RUNTIME_DIR": "session"}, "session/stembridge"),
+        ({"XDG_RUNTIME_DIR": "gone"}, f"tmp/stembridge-{os.getuid()}"),
+        ({}, f"tmp/stembridge-{os.getuid()}"),
+    ],
+)
+def test_sockets_lie_where_the_document_says(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    for name in ("tmp", "session"):
+        (short_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path / "tmp"))
+    for name in ("STEMBRIDGE_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(short_path / value))
+    assert runtime_directory() == short_path / expected
+    assert stat.S_IMODE((short_path / expected).stat().st_mode) == 0o700
+
+
+def test_without_ipc_keys_in_the_private_folder_stand_in() -> None:
     with sidecar("--no-ipc") as server:
         place = LocalSidecar(server.directory, server.cache, ipc=False)
         assert place.address().token
@@ -222,7 +260,11 @@ def test_without_ipc_a_password_on_loopback_stands_in() -> None:
         with Client(place, place.reference(server.bundle)) as client:
             client.separate(noise(1), RATE, ["half"])
         assert not answers(Address(place.address().control), None)
-        assert not answers(Address(place.address().control, token="guess"), None)
+        own, other = place.address(), KeyRing(server.root / "other").create()
+        assert answers(own, None, 5000)
+        assert not answers(Address(own.control, token=other.secret), None)
+        assert not answers(Address(own.control, None, other.secret, own.server_key), None)
+        assert not answers(Address(own.control, None, own.token, other.public), None)
 
 
 def test_a_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
@@ -240,16 +282,16 @@ def test_a_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
 def test_models_are_registered_by_note_and_checksum_only(tmp_path: Path) -> None:
     with sidecar(start=False) as server:
         reference = register(tmp_path / "notes", server.bundle)
-        catalogue = Catalogue(tmp_path / "notes")
-        assert catalogue.find(reference)[0] == server.bundle.resolve()
+        model_index = ModelIndex(tmp_path / "notes")
+        assert model_index.find(reference)[0] == server.bundle.resolve()
         with pytest.raises(ModelError, match="unknown model"):
-            catalogue.find(ModelRef(str(server.bundle)))
+            model_index.find(ModelRef(str(server.bundle)))
         with pytest.raises(ModelError, match="checksum"):
-            catalogue.find(ModelRef("tiny", "0" * 64))
+            model_index.find(ModelRef("tiny", "0" * 64))
         # A note that leads elsewhere counts for nothing.
         (tmp_path / "notes" / ("1" * 64)).write_text(str(server.bundle))
         with pytest.raises(ModelError, match="checksum"):
-            catalogue.find(ModelRef("tiny", "1" * 64))
+            model_index.find(ModelRef("tiny", "1" * 64))
 
 
 def test_keys_on_disk_are_private_and_checked(tmp_path: Path) -> None:

@@ -12,26 +12,38 @@ import numpy as np
 import psutil
 import pytest
 from hypothesis import strategies as st
-from peers import peer, submission
-from sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
-from bridge.connection.admin import ask
-from bridge.errors import InputError, ProtocolError
-from bridge.protocol import CHUNK_BYTES, MAX_FRAME_BYTES, encode
-from bridge.request import Settings
-from bridge.wire.control_messages import Bye, Cancel, Hello, Ok, Ping, Pong, Shutdown, Welcome
-from bridge.wire.endpoints import private_address
+from bridge.connection.connection import ask
+from bridge.errors import Cancelled, InputError, ProtocolError
+from bridge.request import Prompt, Settings, Span
+from bridge.wire.codec import CHUNK_BYTES, MAX_FRAME_BYTES, MAX_HEADER_BYTES, encode
 from bridge.wire.messages import (
+    WINDOW_CHUNKS,
     Audio,
+    Bye,
+    Cancel,
     Credit,
     Failed,
     Fetch,
+    Hello,
+    JobProgress,
     Join,
+    Joined,
+    Message,
+    Ok,
+    Partial,
+    Ping,
+    Pong,
     Release,
     Result,
     SendAudio,
+    Shutdown,
     Stem,
+    Welcome,
 )
+from bridge.wire.sockets import private_address
+from tests.support.peers import peer, submission
+from tests.support.sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
 LONG = Settings(steps=1000, solver="midpoint")
 
@@ -84,20 +96,19 @@ def test_messages_on_the_wrong_channel_are_refused(server: Sidecar) -> None:
         assert "control channel" in one.hear(Failed).message
 
 
-@pytest.mark.parametrize("wrong", ["offset", "credit", "size", "small", "beyond"])
+# Not without credit: how many there are depends on the disk, which gives them back; see
+# `test_transfer`.
+@pytest.mark.parametrize("wrong", ["offset", "size", "small", "beyond"])
 def test_chunks_out_of_order_end_the_request(server: Sidecar, wrong: str) -> None:
-    # Without credit so many come that the disk, which gives credits back, falls behind.
-    mixture = noise(2400 if wrong == "credit" else 400, seed=len(wrong))
+    mixture = np.zeros((2, 160 * RATE), np.float32)
+    assert mixture.nbytes > MAX_FRAME_BYTES * WINDOW_CHUNKS
+    asked = submission(server, mixture)  # before the session, which hashing may outlast
     with peer(server) as one:
         one.hello()
-        one.send(submission(server, mixture))
+        one.send(asked)
         granted = one.receive(SendAudio).credits
-        chunk = bytes(CHUNK_BYTES)
         if wrong == "offset":
-            one.send(Audio(request=1, offset=CHUNK_BYTES), chunk)
-        elif wrong == "credit":
-            for number in range(granted + 64):
-                one.send(Audio(request=1, offset=number * CHUNK_BYTES), chunk)
+            one.send(Audio(request=1, offset=CHUNK_BYTES), bytes(CHUNK_BYTES))
         elif wrong == "size":
             one.send(Audio(request=1, offset=0), bytes(MAX_FRAME_BYTES))
             one.send(Audio(request=1, offset=4), bytes(4))
@@ -134,7 +145,7 @@ def test_stems_come_only_as_credits_allow_and_from_any_byte(server: Sidecar) -> 
         one.hello()
         cheap = Settings(steps=1, reconstruct="null")
         upload(one, submission(server, mixture, settings=cheap), mixture)
-        result = one.receive(Result, 120)
+        result = one.receive(Result)
         assert [stem.name for stem in result.stems] == ["half", "residual"]
         one.send(Fetch(request=1, stem="half", offset=0))
         chunks = []
@@ -171,7 +182,8 @@ def test_a_thousand_frames_are_no_message(server: Sidecar) -> None:
         assert one.receive(Failed).code == "protocol"
 
 
-def test_ten_thousand_malformed_messages_do_no_harm(server: Sidecar) -> None:
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_malformed_messages_do_no_harm(server: Sidecar, count: int) -> None:
     mixture = noise(1, seed=30)
     with server.client() as client:
         expected = client.separate(mixture, RATE, ["half"])
@@ -197,7 +209,7 @@ def test_ten_thousand_malformed_messages_do_no_harm(server: Sidecar) -> None:
     before = 0
     with peer(server) as one, server.client() as client:
         one.hello()
-        for number in range(10_000):
+        for number in range(count):
             header = bytearray(dice.choice(headers))
             kind = dice.randrange(5)
             if kind == 0:
@@ -217,10 +229,10 @@ def test_ten_thousand_malformed_messages_do_no_harm(server: Sidecar) -> None:
                 one.jobs.recv_multipart()
             while one.control.poll(0):
                 one.control.recv_multipart()
-            if number % 2500 == 1000:
+            if number % (count // 4) == count // 10:
                 result = client.separate(mixture, RATE, ["half"])
                 assert result.stems["half"].tobytes() == expected.stems["half"].tobytes()
-            if number == 2000:
+            if number == count // 5:
                 before = memory_bytes(server)
         one.tell(Ping(session=one.session, number=11))
         wait_until(lambda: one.hear(Pong).number == 11)
@@ -239,7 +251,6 @@ def _examples(strategy: st.SearchStrategy, count: int) -> list[bytes]:
         derandomize=True,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-        deadline=None,
     )
     @given(strategy)
     def draw(value: bytes) -> None:
@@ -267,11 +278,11 @@ def test_a_kept_job_outlives_its_client_and_can_be_attached(server: Sidecar) -> 
     client.close()
     with server.client() as other:
         attached = other.attach(str(handle.key))
-        assert attached.result(60).report.steps == 100
+        assert attached.result().report.steps == 100
         again = other.attach(str(handle.key))
-        assert again.result(60).stems["half"].tobytes() == attached.result().stems["half"].tobytes()
+        assert again.result().stems["half"].tobytes() == attached.result().stems["half"].tobytes()
         with pytest.raises(InputError, match="knows no job"):
-            other.attach("0" * 64).result(10)
+            other.attach("0" * 64).result()
 
 
 def test_who_asks_for_a_job_that_is_done_does_not_disturb_who_fetches_from_it(
@@ -283,7 +294,7 @@ def test_who_asks_for_a_job_that_is_done_does_not_disturb_who_fetches_from_it(
         upload(one, submission(server, mixture), mixture)
         result = one.receive(Result)
         for _ in range(3):
-            assert other.attach(result.key).result(60).report == result.report
+            assert other.attach(result.key).result().report == result.report
         assert one.silent()
         one.send(Fetch(request=1, stem="half", offset=0))
         assert one.receive(Stem).offset == 0
@@ -298,12 +309,122 @@ def test_bye_ends_a_session_at_once(server: Sidecar) -> None:
         assert not one.hear(Pong).known
 
 
+@pytest.mark.parametrize("channel", ["control", "jobs"])
+def test_what_is_no_message_is_answered_and_the_connection_goes_on(
+    server: Sidecar, channel: str
+) -> None:
+    with peer(server) as one:
+        one.hello()
+        socket = one.control if channel == "control" else one.jobs
+        for frames in (
+            [msgspec.msgpack.encode({"type": "from-the-future"})],
+            [bytes(MAX_HEADER_BYTES + 1)],
+            [encode(Ping(session=one.session, number=1))[0], bytes(4)],
+        ):
+            socket.send_multipart(frames)
+            failed = one.hear(Failed) if channel == "control" else one.receive(Failed)
+            assert (failed.code, failed.request) == ("protocol", None)
+        one.tell(Ping(session=one.session, number=2))
+        assert one.hear(Pong).known
+
+
+def test_a_join_drops_the_requests_that_it_does_not_name(server: Sidecar) -> None:
+    mixture = noise(20, seed=61)
+    with peer(server) as one:
+        one.hello()
+        upload(one, submission(server, mixture, settings=LONG), mixture)
+        key = wait_until(
+            lambda: next((k for k, state in server.jobs().items() if state == "running"), None)
+        )
+        one.send(Join(session=one.session, requests=(1,)))
+        one.receive(Joined)
+        assert server.jobs()[key] == "running"
+        one.send(Join(session=one.session))
+        one.receive(Joined)
+        wait_until(lambda: server.jobs()[key] == "cancelled")
+
+
+def test_a_job_that_is_asked_for_while_it_ends_begins_anew(server: Sidecar) -> None:
+    mixture = noise(10, seed=62)
+    with server.client() as client:
+        first = client.submit(mixture, RATE, ["half"], steps=150)
+        wait_until(lambda: first.state == "running")
+        first.cancel()
+        second = client.submit(mixture, RATE, ["half"], steps=150)
+        with pytest.raises(Cancelled):
+            first.result(60)
+        assert second.result(120).report.steps == 150
+        assert second.key == first.key
+
+
+def test_previews_come_as_credits_allow_and_stems_in_the_order_of_the_prompts(
+    server: Sidecar,
+) -> None:
+    mixture = noise(30, seed=63)
+    with server.client() as client:
+        handle = client.submit(mixture, RATE, ["half"], partial=True, window_s=1.0)
+        assert len(list(handle)) > WINDOW_CHUNKS
+    texts = [Prompt("nothing"), Prompt("everything", name="all"), Prompt("half")]
+    asked = submission(server, mixture, partial=True, settings=Settings(window_s=1.0))
+    with peer(server) as one:
+        one.hello()
+        one.send(msgspec.structs.replace(asked, prompts=tuple(texts)))
+        previews, progress = 0, [-1]
+        while True:
+            message = one.receive(Message)
+            if isinstance(message, Result):
+                break
+            if isinstance(message, JobProgress):
+                progress.append(message.number)
+            previews += isinstance(message, Partial)
+        # None was given back, so no more came than there were to begin with.
+        assert previews == WINDOW_CHUNKS
+        assert progress == sorted(set(progress))
+        assert [stem.name for stem in message.stems] == ["nothing", "all", "half", "residual"]
+        assert message.report.stems == ("nothing", "all", "half")
+        one.send(Fetch(request=1, stem="half"))
+        assert one.silent()
+        while not isinstance(message, Stem):
+            one.send(Credit(request=1, credits=1))
+            message = one.receive(Message)
+            assert isinstance(message, Partial | Stem)  # the previews that waited, and then it
+
+
+def test_a_key_is_of_all_that_can_change_stems_and_of_no_more(server: Sidecar) -> None:
+    mixture = noise(1, seed=64)
+    other = mixture.copy()
+    other[1, -1] += 1e-6
+    spans = [Span(0.2, 0.5)]
+    with server.client() as client, server.client() as stranger:
+
+        def key(audio=mixture, rate=RATE, prompt=None, by=client, **options) -> str:
+            handle = by.submit(audio, rate, [prompt or Prompt("half")], **options)
+            handle.result(60)
+            return str(handle.key)
+
+        first = key()
+        assert key(by=stranger, steps=2, solver=None, keep=True, partial=True) == first
+        assert key(prompt=Prompt(" half ", "half")) == first
+        keys = [
+            first,
+            key(audio=other),
+            key(rate=RATE + 1),
+            key(prompt=Prompt("half", "other")),
+            key(prompt=Prompt("everything", "half")),
+            key(prompt=Prompt("half", spans=spans)),
+            key(seed=1),
+            key(steps=3),
+            key(reconstruct="raw"),
+        ]
+        assert len(set(keys)) == len(keys)
+
+
 def test_a_slow_reader_does_not_slow_others(server: Sidecar) -> None:
     big, small = noise(60, seed=50), noise(1, seed=51)
     with peer(server) as slow, server.client() as fast:
         slow.hello()
         upload(slow, submission(server, big), big)
-        result = slow.receive(Result, 60)
+        result = slow.receive(Result)
         slow.send(Fetch(request=1, stem=result.stems[0].name, offset=0))
         # It takes nothing from now on, but goes on sending heartbeats.
         began = time.monotonic()
@@ -329,8 +450,8 @@ def test_jobs_of_many_clients_take_turns() -> None:
                 wait_until(lambda handle=handle: handle.position)
                 handles.append(handle)
         for handle in handles:
-            handle.result(60)
-        blocker.result(60)
+            handle.result()
+        blocker.result()
     # The first client had its turn with the long job, so the others come before it.
     assert started == [(1, 0), (2, 0), (0, 0), (1, 1), (2, 1), (0, 1), (1, 2), (2, 2), (0, 2)]
 
@@ -371,4 +492,4 @@ def test_logs_jobs_and_shutdown_over_the_private_socket() -> None:
             ask(private_address(server.directory), Cancel(), Ok)
         ask(private_address(server.directory), Shutdown(), Ok)
         assert server.process is not None
-        assert server.process.wait(10) == 0
+        assert server.process.wait() == 0

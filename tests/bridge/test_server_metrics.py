@@ -6,10 +6,10 @@ import json
 import urllib.request
 
 import pytest
-from sidecars import RATE, noise, sidecar
 
 from bridge.errors import InputError
-from bridge.service.metrics import Metrics
+from bridge.service.logs import Metrics
+from tests.support.sidecars import RATE, noise, sidecar
 
 
 def test_numbers_are_served_on_request() -> None:

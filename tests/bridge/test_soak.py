@@ -15,12 +15,15 @@ from collections import Counter
 
 import numpy as np
 import psutil
-from sidecars import RATE, Sidecar, noise, sidecar, wait_until
+import pytest
 
-from bridge.client import Client
+from bridge.connection.client import Client
 from bridge.engine import Engine
 from bridge.errors import Cancelled, ServerError, StembridgeError
-from bridge.protocol import CHUNK_BYTES
+from bridge.wire.codec import CHUNK_BYTES
+from tests.support.sidecars import RATE, Sidecar, noise, sidecar, wait_until
+
+pytestmark = pytest.mark.slow
 
 CHEAP = {"steps": 1, "reconstruct": "null"}
 SOAK_S = float(os.environ.get("STEMBRIDGE_SOAK_S", "10"))
@@ -96,7 +99,7 @@ def test_a_while_of_submits_cancels_and_kills_leaves_nothing() -> None:
             time.sleep(dice.uniform(0.5, 2.0))
             for pid in server.pids():
                 with contextlib.suppress(psutil.Error, ProcessLookupError):
-                    if "bridge.service.worker" in psutil.Process(pid).cmdline():
+                    if "bridge.workers.process" in psutil.Process(pid).cmdline():
                         os.kill(pid, signal.SIGKILL)
                         outcomes["worker killed"] += 1
         for user in users:
@@ -137,7 +140,7 @@ def _use(
             if dice.random() < 0.2:
                 break  # leaves without a word about this one
             try:
-                result = handle.result(60)
+                result = handle.result()
                 wrong = np.abs(result.stems["everything"] - mixture).max() > 0.05
                 outcomes["wrong" if wrong else "done"] += 1
             except Cancelled:

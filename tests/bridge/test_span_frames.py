@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.request import Span
+from bridge.request import Prompt, Span
 from bridge.signal.spans import frame_ids
 
 
@@ -36,3 +36,31 @@ def test_a_span_to_the_end_of_the_clip_reaches_its_last_frame(start_s, length_s)
     inside = (expected >= start_s) & (expected < start_s + length_s - 1e-9)
     assert np.all(ids[inside] == 1)
     assert np.count_nonzero(ids) - np.count_nonzero(inside) in (0, 1)
+
+
+@st.composite
+def prompts_with_spans(draw):
+    spans = []
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, 39))
+        spans.append(Span(start, draw(st.integers(start + 1, 40)), draw(st.sampled_from("+-"))))
+    return Prompt("drums", spans=spans)
+
+
+@given(prompts_with_spans(), st.integers(0, 50), st.integers(1, 50))
+def test_a_stretch_of_a_prompt_says_what_the_whole_says_of_it(prompt, start, length):
+    # One frame a second. Past its last span a prompt goes on saying what it says between them.
+    whole = frame_ids(prompt.spans, 120, 1, 1, complete=True)[start : start + length]
+    part = frame_ids(prompt.within(start, start + length).spans, length, 1, 1, complete=True)
+    np.testing.assert_array_equal(part, whole)
+
+
+@given(prompts_with_spans(), st.integers(0, 50), st.integers(1, 50))
+def test_a_sound_that_is_elsewhere_is_nowhere_in_a_stretch(prompt, start, length):
+    here = prompt.within(start, start + length)
+    present = [span for span in prompt.spans if span.polarity == "+"]
+    if present and not any(s.start_s < start + length and start < s.end_s for s in present):
+        assert here.spans == (Span(0.0, length, "-"),)
+    elif not present:
+        assert all(span.polarity == "-" for span in here.spans)
+    assert all(0 <= span.start_s < span.end_s <= length for span in here.spans)

@@ -3,18 +3,17 @@
 import pytest
 
 from bridge.errors import ProtocolError
-from bridge.protocol import CHUNK_BYTES
-from bridge.service.incoming import Incoming
-from bridge.service.transfer import Download, Upload
-from bridge.wire.descriptors import AudioInfo, StemInfo
-from bridge.wire.messages import WINDOW_CHUNKS
+from bridge.service.jobs import Download, Upload
+from bridge.store import Store
+from bridge.wire.codec import CHUNK_BYTES
+from bridge.wire.messages import WINDOW_CHUNKS, AudioInfo, StemInfo
 
 AUDIO = AudioInfo("0" * 64, 48_000, 1, 10 * CHUNK_BYTES // 4)
 
 
 @pytest.fixture
 def upload(tmp_path):
-    incoming = Incoming(tmp_path / "part", lambda _: tmp_path / "whole", None, AUDIO.size_bytes)
+    incoming = Store(tmp_path).create(None, AUDIO.size_bytes)
     with incoming:
         yield Upload(incoming, AUDIO)
 

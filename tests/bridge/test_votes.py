@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge.signal.votes import PLACES, PlaceVotes
+from bridge.signal.spatial import PLACES, PlaceVotes
 
 FRAMES, BINS, TOP = 40, 60, 50
 BLOCK_S = 1.0

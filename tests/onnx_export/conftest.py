@@ -1,16 +1,35 @@
-import sys
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "bridge"))
-
-import parity
-import small
 import torch
 
 from onnx_export import SamAudio, load_checkpoint
+from tests.support import parity, small
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a directory once for all processes of a run with ``-n``; tests only read it.
+
+    Tracing a model takes longer than waiting for the process that does it already.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        place = root / f"shared-{name}" / name
+        place.parent.mkdir(exist_ok=True)
+        with (place.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not place.exists():
+                write(place)
+        return place
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +60,7 @@ def span_predictor_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_bundle(
-    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[..., Path],
     small_checkpoint: Path,
     text_encoder_directory: Path,
     span_predictor_directory: Path,
@@ -49,10 +68,12 @@ def small_bundle(
     """A SAM Audio with a span predictor, exported as a user would."""
     from onnx_export import export_checkpoint
 
-    out = tmp_path_factory.mktemp("bundles") / "sam-small"
-    return export_checkpoint(
-        small_checkpoint,
-        out,
-        text_encoder=text_encoder_directory,
-        span_predictor=span_predictor_directory,
+    return made_once(
+        "sam-small",
+        lambda out: export_checkpoint(
+            small_checkpoint,
+            out,
+            text_encoder=text_encoder_directory,
+            span_predictor=span_predictor_directory,
+        ),
     )

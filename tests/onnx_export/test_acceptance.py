@@ -5,18 +5,26 @@ import json
 import numpy as np
 import pytest
 import soundfile
-import tiny_bundle
 
 from bridge.engine import Engine
+from onnx_export.evaluation import find_cases
 from onnx_export.training import acceptance
-from onnx_export.training.acceptance import Criterion, measure, to_json, to_markdown
-from onnx_export.training.measures import (
+from onnx_export.training.acceptance import (
+    FREE_WORDINGS,
+    Criterion,
+    measure,
     measure_seams,
     song_against_pieces,
+    to_json,
+    to_markdown,
     true_spans,
     window_edges_s,
 )
-from plugin_host.evaluation import find_cases
+from onnx_export.training.mixing import TEMPLATES
+from onnx_export.training.sound.families import FAMILIES
+from tests.support import tiny_bundle
+
+pytestmark = pytest.mark.slow
 
 RATE = 16000
 
@@ -70,6 +78,9 @@ def test_everything_is_measured_and_written_down(engine, cases):
     assert values["SI-SDR improvement, median"] == pytest.approx(0.0, abs=0.01)
     assert values["right less wrong prompt, median"] == pytest.approx(0.0, abs=0.01)
     assert values["held-out phrasings lose, difference of medians"] == pytest.approx(0.0, abs=0.01)
+    assert values["free wording loses, difference of medians"] == pytest.approx(0.0, abs=0.01)
+    assert values["in mono, improvement, median"] == pytest.approx(0.0, abs=0.01)
+    assert values["change in a passage 26 dB softer, median"] == pytest.approx(0.0, abs=0.5)
     # Frames in a span get all of it, others a quarter.
     assert values["spans add where the target sounds less than half, median"] > 1.0
     assert values["60 s song through windows less its 6 s pieces, the worst song"] == pytest.approx(
@@ -80,13 +91,24 @@ def test_everything_is_measured_and_written_down(engine, cases):
     assert {c.name for c in result.criteria if not c.passed} >= {"drums, median", "bass, median"}
     assert stages[-1] == ("song", 2, 2)
     assert {("mixtures", 2, 2), ("prompts", 2, 2)} <= set(stages)
-    assert len(result.changes["phrasing"]) == len(result.changes["spans"]) == 4
+    assert {kind: len(found) for kind, found in result.changes.items()} == {
+        "phrasing": 4, "wording": 4, "spans": 4, "mono": 2, "offset": 2, "soft": 2,
+    }  # fmt: skip
     assert json.loads(to_json(result))["stems"]["bass"]["stems"] == 2
     text = to_markdown(result)
-    assert "| SI-SDR improvement, median | 0.0 dB | at least 8 dB | no |" in text.replace(
+    assert "| SI-SDR improvement, median | 0.0 dB | at least 11 dB | no |" in text.replace(
         "-0.0", "0.0"
     )
     assert "| all | 4 |" in text
+
+
+def test_free_wordings_are_no_family_s_and_in_no_template():
+    assert sum(map(len, FREE_WORDINGS.values())) == 60
+    listed = {p for f in FAMILIES.values() for p in (*f.phrasings, *f.held_out)}
+    trained = listed | {template.format(phrase) for phrase in listed for template in TEMPLATES}
+    for name, wordings in FREE_WORDINGS.items():
+        assert name in FAMILIES
+        assert not trained & set(wordings)
 
 
 def test_goals_have_a_direction():

@@ -4,15 +4,24 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from training_recipe import MODEL, RECIPE
-from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
 
-from onnx_export.mini import MiniModel
-from onnx_export.training.alignment import HEAD, Alignment
-from onnx_export.training.config import AlignConfig
+from onnx_export.networks.mini import MiniModel
+from onnx_export.training.__main__ import RECIPE as BUNDLED
+from onnx_export.training.objective import HEAD, Alignment
 from onnx_export.training.release import load_run
-from onnx_export.training.train import train
-from onnx_export.training.trainer import CHECKPOINT
+from onnx_export.training.run import AlignConfig, load_recipe
+from onnx_export.training.trainer import CHECKPOINT, train
+from tests.support.training_recipe import MODEL, RECIPE
+
+RECIPES = BUNDLED.parent
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +39,33 @@ def tagger(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def tagger_of_recipe(tmp_path_factory):
+    """The kind of tagger that the recipe names, with small random weights."""
+    folder = tmp_path_factory.mktemp("ast")
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_length=64,
+    )  # fmt: skip
+    ASTModel(config).save_pretrained(folder)
+    ASTFeatureExtractor(max_length=64).save_pretrained(folder)
+    return folder
+
+
+# What the extractor of AST says about its own mel bands.
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_the_recipe_aligns_the_bundled_model_with_its_kind_of_tagger(tagger_of_recipe):
+    recipe = load_recipe(RECIPES / "mini_aligned.toml")
+    plain = load_recipe(RECIPES / "mini_real.toml")
+    assert (recipe.model, recipe.data) == (plain.model, plain.data)
+    align = msgspec.structs.replace(recipe.align, tagger=str(tagger_of_recipe), layer=0)
+    assert recipe.align.tagger.startswith("MIT/ast-")
+    assert 0 <= recipe.align.layer < recipe.model.n_layers
+    first, last = distances(align, steps=15)
+    assert 0 <= last < 0.5 * first
+
+
 def evaluate(model, batch=2, frames=40):
     generator = torch.Generator().manual_seed(1)
     channels = MODEL.latent_channels
@@ -41,6 +77,24 @@ def evaluate(model, batch=2, frames=40):
         torch.ones(batch, 3, dtype=torch.bool),
         torch.zeros(batch, frames, dtype=torch.int64),
     )
+
+
+def distances(align, steps):
+    """The first and the last distance of a small model that learns nothing else."""
+    model = MiniModel(MODEL)
+    alignment = Alignment(align, model, torch.device("cpu"))
+    alignment.watch()
+    wav = torch.randn(2, 5120, generator=torch.Generator().manual_seed(2))
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    found = []
+    for _ in range(steps):
+        evaluate(model)
+        loss = alignment.loss(wav)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found.append(float(loss.detach()))
+    return found[0], found[-1]
 
 
 def test_the_loss_is_a_cosine_distance_that_training_lowers(tagger):
@@ -90,6 +144,7 @@ def test_what_cannot_be_aligned_is_refused(tagger, tmp_path):
         alignment.loss(torch.zeros(1, 512))
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_it_resumes_and_releases_without_it(tagger, tmp_path):
     rng = np.random.default_rng(0)
     for split in ("train", "valid"):

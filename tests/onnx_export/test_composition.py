@@ -3,18 +3,55 @@
 import numpy as np
 import pytest
 
-from onnx_export.training.compose import compose
-from onnx_export.training.families import EXTRA_FAMILIES, FAMILIES, MAIN_FAMILIES
-from onnx_export.training.parts import STYLES
+from onnx_export.training.sound.families import (
+    EXTRA_FAMILIES,
+    FAMILIES,
+    MAIN_FAMILIES,
+    ancestors,
+    instrument_family,
+    related,
+)
+from onnx_export.training.sound.songs import STYLES, compose
+from onnx_export.training.sound.synths import NOISES
 
 MUSIC = tuple(name for name in FAMILIES if FAMILIES[name].programs or name == "drums")
 
 
 class TestFamilies:
-    def test_every_main_family_has_enough_phrasings(self):
+    def test_every_family_that_songs_are_written_for_has_enough_phrasings(self):
         for family in FAMILIES.values():
-            assert len(family.phrasings) >= 8, family.name
-            assert len(family.held_out) >= 2, family.name
+            if family.programs or family.name in (*MAIN_FAMILIES, *NOISES, "vocals"):
+                assert len(family.phrasings) >= 8, family.name
+                assert len(family.held_out) >= 2, family.name
+
+    def test_every_other_family_has_more_than_its_name(self):
+        for family in FAMILIES.values():
+            assert len(family.phrasings) >= 3, family.name
+
+    def test_families_lie_within_ones_that_exist_and_never_within_themselves(self):
+        for name, family in FAMILIES.items():
+            assert {*family.within, *family.unclear} <= set(FAMILIES), name
+            assert not any(name in ancestors(wider) for wider in family.within), name
+
+    def test_what_may_belong_together_is_related_both_ways(self):
+        for one, other, expected in (
+            ("kick-drum", "drums", True),
+            ("kick-drum", "snare-drum", False),
+            ("distorted-guitar", "guitar", True),
+            ("choir", "male-singer", True),  # a choir may be asked for as vocals
+            ("speech", "lead-vocals", False),
+            ("music", "violin", True),
+            ("rain", "noise", True),
+            ("rain", "dog-barking", False),
+            ("my-theremin", "music", True),  # nobody knows
+            ("my-theremin", "drums", False),
+        ):
+            assert related(one, other) is related(other, one) is expected, (one, other)
+
+    def test_the_narrow_family_of_a_program_is_a_kind_of_its_family(self):
+        for family in FAMILIES.values():
+            for program in family.programs:
+                assert family.name in ancestors(instrument_family(family.name, program))
 
     def test_phrasings_are_lower_case_and_held_out_ones_are_not_trained_on(self):
         trained = [phrase for family in FAMILIES.values() for phrase in family.phrasings]

@@ -1,8 +1,9 @@
 """Bundles: every graph against its module, resuming, and never half a bundle."""
 
+import resource
 import shutil
-import subprocess
-import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,10 +12,13 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from bridge.bundles import manifest as manifests
-from bridge.bundles.bundle import verify_files
+from bridge.bundles.bundle import describe_file, load_manifest, verify_files, write_manifest
+from bridge.bundles.manifest import CodecInfo, resolve
+from bridge.engine import Engine
 from bridge.errors import InputError, ModelError
-from bridge.inference import codec as chunked
+from bridge.inference import model as chunked
+from bridge.inference.graphs import ort
+from bridge.request import Settings
 from onnx_export import (
     Blueprint,
     Provenance,
@@ -25,8 +29,12 @@ from onnx_export import (
     rebuild_blueprint,
     verify_bundle,
 )
-from onnx_export.mini import MiniConfig, MiniModel, TextConfig
-from onnx_export.trace import trace
+from onnx_export.checkpoints.checkpoint import open_checkpoint
+from onnx_export.checkpoints.weights import ReadTensor
+from onnx_export.export import write_graph
+from onnx_export.networks.dit import Attention
+from onnx_export.networks.mini import MiniConfig, MiniModel, TextConfig
+from onnx_export.trace import Precision, trace
 from onnx_export.verify import compare
 
 
@@ -42,17 +50,25 @@ def blueprint(
     )
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["mono", "stereo"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(False, id="mono"),
+        pytest.param(True, id="stereo", marks=pytest.mark.slow),
+    ],
+)
 def mini(request: pytest.FixtureRequest, text_encoder_directory: Path) -> Blueprint:
     torch.manual_seed(0)
     text = TextConfig(dim=32, n_layers=1, n_heads=2, ffn_dim=48, vocab_size=40)
     config = MiniConfig(
         hop_length=64, latent_channels=32, dim=64, n_heads=2, n_layers=1, text=text,
-        stereo=request.param,
+        stereo=request.param, refine_width=4 * request.param,
     )  # fmt: skip
     model = MiniModel(config)
     with torch.no_grad():  # untrained it puts out nothing, and nothing could be told apart
         model.velocity.transformer.output.weight.normal_(std=0.02)
+        if model.velocity.refine is not None:
+            model.velocity.refine.last.weight.normal_(std=0.05)
     tokenizer = text_encoder_directory / "tokenizer.json"
     return mini_blueprint(model, tokenizer, Provenance("mini-test", "none", "random"))
 
@@ -71,14 +87,14 @@ def test_a_bundle_holds_its_own_weights_under_their_names(
 ) -> None:
     rebuilt = rebuild_blueprint(small_bundle)
     for ours, theirs in zip(blueprint.graphs, rebuilt.graphs, strict=True):
-        expected = ours.module.state_dict()
+        expected = dict(ours.state())
         found = theirs.module.state_dict()
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected), ours.role
 
 
 def test_the_manifest_describes_the_model(small_bundle: Path, small_checkpoint: Path) -> None:
-    manifest = manifests.load(small_bundle)
+    manifest = load_manifest(small_bundle)
     verify_files(small_bundle, manifest)
     assert (manifest.name, manifest.precision) == ("sam-small", "fp32")
     assert (manifest.sample_rate, manifest.hop_length, manifest.latent_channels) == (
@@ -86,7 +102,10 @@ def test_the_manifest_describes_the_model(small_bundle: Path, small_checkpoint: 
         1920,
         128,
     )
-    assert (manifest.solver, manifest.steps, manifest.max_frames) == ("midpoint", 16, 10000)
+    assert (manifest.solver, manifest.steps, manifest.max_frames) == ("unipc", 12, 10000)
+    assert manifest.qualities["best"].steps == 16
+    resolved = resolve(Settings(), manifest)
+    assert resolved == resolve(Settings(quality="good"), manifest)
     assert manifest.licence == "SAM License"
     assert str(small_checkpoint.parent) not in manifest.provenance
     assert {path.name for path in small_bundle.iterdir()} == {*manifest.files, "manifest.json"}
@@ -99,6 +118,7 @@ def test_nothing_of_this_machine_is_written(small_bundle: Path) -> None:
             assert here not in path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_changed_weight_is_found(
     small_bundle: Path, blueprint: Blueprint, tmp_path: Path
 ) -> None:
@@ -111,9 +131,9 @@ def test_a_changed_weight_is_found(
     ir.save(model, path)
     with pytest.raises(ModelError, match=r"velocity\.onnx.*damaged"):
         verify_bundle(copy, blueprint)
-    manifest = manifests.load(copy)
-    files = manifest.files | {"velocity.onnx": manifests.describe_file(path)}
-    manifests.write(msgspec.structs.replace(manifest, files=files), copy)
+    manifest = load_manifest(copy)
+    files = manifest.files | {"velocity.onnx": describe_file(path)}
+    write_manifest(msgspec.structs.replace(manifest, files=files), copy)
     failed = [d.role for d in verify_bundle(copy, blueprint) if not d.passed]
     assert failed == ["velocity"]
 
@@ -123,6 +143,7 @@ def test_another_model_is_refused(small_bundle: Path, mini: Blueprint) -> None:
         verify_bundle(small_bundle, mini)
 
 
+@pytest.mark.slow
 def test_rounded_weights_are_verified_as_what_they_are(mini: Blueprint, tmp_path: Path) -> None:
     out = export_bundle(mini, tmp_path / "mini", precision="fp16-weights")
     differences = verify_bundle(out, rebuild_blueprint(out))
@@ -132,6 +153,7 @@ def test_rounded_weights_are_verified_as_what_they_are(mini: Blueprint, tmp_path
     assert max(d.worst for d in rounded) > 10 * max(d.worst for d in differences)
 
 
+@pytest.mark.slow
 def test_half_precision_is_close_and_smaller(
     small_bundle: Path, blueprint: Blueprint, tmp_path: Path
 ) -> None:
@@ -144,6 +166,148 @@ def test_half_precision_is_close_and_smaller(
     assert path.stat().st_size < 0.65 * (small_bundle / graph.file).stat().st_size
 
 
+def test_a_model_like_the_bundled_one_is_close_in_half_precision(
+    mini: Blueprint, tmp_path: Path
+) -> None:
+    graph = next(graph for graph in mini.graphs if graph.role == "velocity")
+    path = tmp_path / graph.file
+    ir.save(trace(graph, "fp16"), path)
+    difference = compare(graph, path, 1.0)
+    # Velocities near the end of the flow are large: what is left is divided by what time is left.
+    assert 1e-5 < difference.worst < 1e-3 * difference.scale, difference
+
+
+@pytest.mark.parametrize(
+    ("role", "precision"),
+    [
+        ("codec_encoder", "fp32"),
+        ("velocity", "fp32"),
+        ("velocity", "fp16"),
+        ("velocity", "int8"),
+    ],
+)
+@pytest.mark.slow
+def test_weights_are_read_one_by_one_and_come_out_the_same(
+    small_checkpoint: Path, tmp_path: Path, role: str, precision: Precision
+) -> None:
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def watched(read: ReadTensor) -> ReadTensor:
+        def again() -> torch.Tensor:
+            nonlocal most
+            value = read().clone()
+            alive.add(value)
+            most = max(most, len(alive))
+            return value
+
+        return again
+
+    model, weights = open_checkpoint(small_checkpoint)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    whole = checkpoint_codec(load_checkpoint(small_checkpoint))
+    parted = checkpoint_codec(model, {name: watched(read) for name, read in weights.items()})
+    files = []
+    for name, blueprint in (("whole", whole), ("parted", parted)):
+        graph = next(graph for graph in blueprint.graphs if graph.role == role)
+        (tmp_path / name).mkdir()
+        (file,) = write_graph(graph, precision, tmp_path / name)
+        files.append((tmp_path / name / file).read_bytes())
+    assert files[0] == files[1]
+    assert 1 <= most <= 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "bound"),
+    [
+        ("fp32", 1e-5),
+        pytest.param("fp16", 2e-2, marks=pytest.mark.slow),
+        pytest.param("int8", 0.2, marks=pytest.mark.slow),
+    ],
+)
+def test_fused_attention_is_one_operator_and_the_same_network(
+    blueprint: Blueprint, tmp_path: Path, precision: Precision, bound: float
+) -> None:
+    graph = next(graph for graph in blueprint.graphs if graph.role == "velocity")
+    path = tmp_path / graph.file
+    ir.save(trace(graph, precision, "fused"), path)
+    model = ir.load(path).graph
+    operators = [node for node in model if node.op_type == "MultiHeadAttention"]
+    # Two a layer: of frames to each other, and of frames to a text, which has a mask.
+    masked = [node for node in operators if len(node.inputs) > 4]
+    assert len(operators) == 2 * len(masked) == 2 * graph.module.transformer.config.n_layers
+    assert not any(node.op_type == "Softmax" for node in model)
+    difference = compare(graph, path, bound)
+    assert difference.passed, difference
+    # The module itself is what it was: it can be run, and exported as before.
+    parts = [part for part in graph.module.modules() if isinstance(part, Attention)]
+    assert parts
+    assert not any(part.fused for part in parts)
+
+
+@pytest.mark.slow
+def test_a_bundle_with_fused_attention_says_so_and_separates(
+    mini: Blueprint, tmp_path: Path
+) -> None:
+    plain = export_bundle(mini, tmp_path / "mini")
+    fused = export_bundle(mini, tmp_path / "fused" / "mini", attention="fused")
+    manifests = [load_manifest(directory) for directory in (plain, fused)]
+    assert [manifest.attention for manifest in manifests] == ["plain", "fused"]
+    assert manifests[0].sha256 != manifests[1].sha256
+    for found in verify_bundle(fused, rebuild_blueprint(fused)):
+        assert found.worst < 1e-5 * max(1.0, found.scale), found
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 24_000)).astype(np.float32)
+    one, other = (
+        Engine(directory, providers=["cpu"]).separate(noise, 24_000, ["drums"], reconstruct="raw")
+        for directory in (plain, fused)
+    )
+    np.testing.assert_allclose(one.residual, other.residual, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_in_8_bits_it_is_close_smaller_and_stays_in_8_bits(
+    small_bundle: Path, blueprint: Blueprint, tmp_path: Path
+) -> None:
+    graph = next(graph for graph in blueprint.graphs if graph.role == "velocity")
+    path = tmp_path / graph.file
+    ir.save(trace(graph, "int8"), path)
+    assert path.stat().st_size < 0.5 * (small_bundle / graph.file).stat().st_size
+    difference = compare(graph, path, 0.2)
+    assert difference.passed, difference
+    assert difference.worst > 1e-4  # it really was computed in 8 bits
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    loaded = ir.load(tmp_path / "loaded.onnx").graph
+    weights = [name for name in loaded.initializers if name.endswith(".int8")]
+    in_8_bits = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+    assert len([node for node in loaded if node.op_type in in_8_bits]) == len(weights) > 0
+
+
+@pytest.mark.slow
+def test_a_bundle_in_8_bits_is_verified_as_what_it_is(mini: Blueprint, tmp_path: Path) -> None:
+    out = export_bundle(mini, tmp_path / "mini", precision="int8")
+    found = {d.role: d for d in verify_bundle(out, rebuild_blueprint(out))}
+    assert all(d.passed for d in found.values()), found
+    assert found["velocity"].tolerance == 0.2
+    assert found["velocity"].worst > 10 * found["text_encoder"].worst
+    assert all(d.tolerance == 1e-4 for role, d in found.items() if role != "velocity")
+    assert all(d.passed for d in verify_bundle(out, mini))
+    # What is further away than is stated is refused.
+    path = out / "velocity.onnx"
+    model = ir.load(path)
+    name = next(n for n in model.graph.initializers if n.endswith("output.weight.transposed"))
+    weight = model.graph.initializers[name]
+    weight.const_value = ir.Tensor(weight.const_value.numpy() * np.float16(30), name=name)
+    ir.save(model, path)
+    manifest = load_manifest(out)
+    files = manifest.files | {"velocity.onnx": describe_file(path)}
+    write_manifest(msgspec.structs.replace(manifest, files=files), out)
+    assert [d.role for d in verify_bundle(out, mini) if not d.passed] == ["velocity"]
+
+
+@pytest.mark.slow
 def test_an_interrupted_export_is_taken_up_unless_weights_changed(
     mini: Blueprint, tmp_path: Path
 ) -> None:
@@ -186,28 +350,24 @@ def test_an_existing_directory_is_left_alone(mini: Blueprint, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_runs_full_leaves_no_bundle(
-    small_checkpoint: Path, text_encoder_directory: Path, tmp_path: Path
-) -> None:
-    program = """
-import resource, signal, sys
-from bridge.errors import InputError
-from onnx_export import export_checkpoint
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-try:
-    export_checkpoint(sys.argv[1], sys.argv[2], text_encoder=sys.argv[3])
-except InputError as error:
-    print(error)
-"""
-    out = tmp_path / "bundle"
-    done = subprocess.run(
-        [sys.executable, "-c", program, small_checkpoint, out, text_encoder_directory],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert "cannot write the bundle (File too large)" in done.stdout
-    assert "finished graphs are kept" in done.stdout
-    assert not out.exists()
+@pytest.mark.slow
+def test_a_disk_that_runs_full_leaves_no_bundle(mini: Blueprint, tmp_path: Path) -> None:
+    graphs = {graph.role: graph for graph in mini.graphs}
+    small_then_large = replace(mini, graphs=(graphs["text_encoder"], graphs["velocity"]))
+    lines: list[str] = []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow beyond this, which is how a quota looks to a process.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(InputError) as raised:
+            export_bundle(small_then_large, tmp_path / "mini", progress=lines.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot write the bundle (File too large)" in str(raised.value)
+    assert "finished graphs are kept" in str(raised.value)
+    assert lines == ["text_encoder: exporting", "velocity: exporting"]
+    assert not (tmp_path / "mini").exists()
+    assert (tmp_path / ".mini.partial" / graphs["text_encoder"].file).exists()
 
 
 def test_too_little_space_is_told_at_once(
@@ -219,6 +379,7 @@ def test_too_little_space_is_told_at_once(
         export_bundle(mini, tmp_path / "mini")
 
 
+@pytest.mark.slow
 def test_the_codec_in_chunks_is_the_codec_in_one(small_checkpoint: Path) -> None:
     """The contexts that the manifest promises are enough, for all but the watermark's memory."""
     model = load_checkpoint(small_checkpoint)
@@ -227,7 +388,7 @@ def test_the_codec_in_chunks_is_the_codec_in_one(small_checkpoint: Path) -> None
     wav = 0.1 * torch.randn(1, 1, 60 * 1920, generator=generator)
     with torch.inference_mode():
         whole = model.encode(wav)
-        info = replace_chunks(blueprint.codec, 16)
+        info = replace_chunks(blueprint.draft.codec, 16)
         parts = chunked.encode(
             lambda part: model.encode(torch.from_numpy(part)).numpy(),
             wav[0].numpy(), 1920, 128, info,
@@ -244,14 +405,14 @@ def test_the_codec_in_chunks_is_the_codec_in_one(small_checkpoint: Path) -> None
             np.testing.assert_allclose(decoded, decode(whole)[:, 0].numpy(), atol=bound)
 
 
-def checkpoint_codec(model) -> Blueprint:
+def checkpoint_codec(model, weights=None) -> Blueprint:
     from transformers import T5Config, T5EncoderModel
 
     from onnx_export import TextEncoder, sam_audio_blueprint
 
     t5 = TextEncoder(T5EncoderModel(T5Config(vocab_size=8, d_model=16, num_layers=1, num_heads=1)))
-    return sam_audio_blueprint(model, t5, Path("tokenizer.json"), Provenance("", "", ""))
+    return sam_audio_blueprint(model, t5, Path("tokenizer.json"), Provenance("", "", ""), weights)
 
 
-def replace_chunks(codec: manifests.CodecInfo, chunk_frames: int) -> manifests.CodecInfo:
+def replace_chunks(codec: CodecInfo, chunk_frames: int) -> CodecInfo:
     return msgspec.structs.replace(codec, chunk_frames=chunk_frames)

@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from onnx_export.training import drumkits, pool, render, sampler, stems
-from onnx_export.training.compose import compose
-from onnx_export.training.families import FAMILIES
-from onnx_export.training.noises import NOISES, make_noise
-from onnx_export.training.render import Instrument, presets, render_parts
-from onnx_export.training.songs import Note, Part
-from onnx_export.training.synths import render_synth
-from onnx_export.training.timbres import SYNTHESISED
-from onnx_export.training.treatment import treat
+from onnx_export.training import stem_pool
+from onnx_export.training.sound import render, samples
+from onnx_export.training.sound.families import FAMILIES
+from onnx_export.training.sound.render import Instrument, presets, render_parts
+from onnx_export.training.sound.songs import Note, Part, compose
+from onnx_export.training.sound.synths import NOISES, SYNTHESISED, make_noise, render_synth
+from onnx_export.training.sound.treatment import treat
+
+pytestmark = pytest.mark.needs(
+    *("fluidsynth", "timgm6mb-soundfont", "fluid-soundfont-gm"),
+    *("musescore-general-soundfont-small", "espeak-ng", "flite", "festival"),
+    *("festvox-kallpc16k", "festvox-us-slt-hts"),
+)
 
 RATE = 32000
 MUSIC = tuple(name for name in FAMILIES if FAMILIES[name].programs or name == "drums")
@@ -53,8 +57,8 @@ class TestFluidSynth:
 
     def test_rendering_twice_gives_the_same_bits(self):
         song = compose(np.random.default_rng(1), (6.0, 8.0), families=("drums", "bass", "strings"))
-        first = stems.render_song(np.random.default_rng(2), song, RATE, held_out=True)
-        second = stems.render_song(np.random.default_rng(2), song, RATE, held_out=True)
+        first = render.render_song(np.random.default_rng(2), song, RATE, held_out=True)
+        second = render.render_song(np.random.default_rng(2), song, RATE, held_out=True)
         assert [name for name, *_ in first] == [name for name, *_ in second]
         for (*_, one), (*_, two) in zip(first, second, strict=True):
             assert np.array_equal(one, two)
@@ -64,7 +68,7 @@ class TestFluidSynth:
             for name in MUSIC:
                 for seed in range(10):
                     rng = np.random.default_rng(seed)
-                    chosen = stems.choose_instrument(rng, font, one_note(name))
+                    chosen = render.choose_instrument(rng, font, one_note(name))
                     assert (chosen.bank, chosen.program) in presets(font)
                     assert name == "drums" or chosen.program in FAMILIES[name].programs
 
@@ -74,10 +78,10 @@ class TestFluidSynth:
         with pytest.raises(FileNotFoundError, match=r"fluidsynth.*timgm6mb-soundfont"):
             render_parts("timgm6mb", [one_note("piano")], [Instrument(0, 0)], 1.0)
         with pytest.raises(FileNotFoundError, match=r"apt-get install espeak-ng festival") as error:
-            pool.synthesise_pool(tmp_path, 1, 0, "valid", 1)
+            stem_pool.synthesise_pool(tmp_path, 1, 0, "valid", 1)
         assert "timgm6mb-soundfont" in str(error.value)
         with pytest.raises(FileNotFoundError, match="fluid-soundfont-gm"):
-            pool.synthesise_pool(tmp_path, 1, 0, "train", 1)
+            stem_pool.synthesise_pool(tmp_path, 1, 0, "train", 1)
 
 
 class TestOwnInstruments:
@@ -110,7 +114,7 @@ class TestOwnInstruments:
     def test_made_drums_sound_when_they_are_hit(self):
         notes = tuple(Note(0.5 + 0.5 * k, 0.1, key, 100) for k, key in enumerate((36, 38, 42, 49)))
         part = Part("drums", "rock", notes)
-        audio = drumkits.render_made_drums(np.random.default_rng(0), part, 4.0, RATE)[0]
+        audio = samples.render_made_drums(np.random.default_rng(0), part, 4.0, RATE)[0]
         assert not audio[: RATE // 2 - 10].any()
         for note in notes:
             start = round(note.start_s * RATE)
@@ -130,10 +134,10 @@ class TestOwnInstruments:
         )
         text = f"<drumkit_info><instrumentList>{instruments}</instrumentList></drumkit_info>"
         (folder / "drumkit.xml").write_text(text)
-        monkeypatch.setattr(drumkits, "KITS", tmp_path)
-        assert drumkits.list_kits() == ("Tiny Kit",)
+        monkeypatch.setattr(samples, "KITS", tmp_path)
+        assert samples.list_kits() == ("Tiny Kit",)
         part = Part("drums", "rock", (Note(0.0, 0.1, 36, 120), Note(1.0, 0.1, 38, 120)))
-        audio = drumkits.render_kit(np.random.default_rng(0), part, "Tiny Kit", 2.0, RATE)[0]
+        audio = samples.render_kit(np.random.default_rng(0), part, "Tiny Kit", 2.0, RATE)[0]
         assert strongest_hz(audio[:RATE], RATE) < 100
         assert strongest_hz(audio[RATE:], RATE) > 600
 
@@ -156,9 +160,9 @@ class TestPatches:
     def test_a_patch_plays_in_tune_and_holds_while_the_key_is_down(self, monkeypatch, tmp_path):
         (tmp_path / "Tone_000").mkdir()
         self.write_patch(tmp_path / "Tone_000" / "073_Tone.pat")
-        monkeypatch.setattr(sampler, "PATCHES", tmp_path)
-        assert sampler.patch_path(72) is None
-        audio = sampler.render_patch(one_note("flute", 64, 3.0), 73, 4.0, RATE)[0]
+        monkeypatch.setattr(samples, "PATCHES", tmp_path)
+        assert samples.patch_path(72) is None
+        audio = samples.render_patch(one_note("flute", 64, 3.0), 73, 4.0, RATE)[0]
         expected = 440 * 2 ** ((64 - 69) / 12)
         assert abs(strongest_hz(audio[RATE : 2 * RATE], RATE) - expected) < 2
         assert audio[int(2.8 * RATE) : int(2.9 * RATE)].std() > 0.2
@@ -167,7 +171,7 @@ class TestPatches:
     def test_another_file_is_refused(self, tmp_path):
         (tmp_path / "x.pat").write_bytes(b"RIFF" + bytes(400))
         with pytest.raises(ValueError, match="expected a GF1 patch"):
-            sampler.read_patch(tmp_path / "x.pat")
+            samples.read_patch(tmp_path / "x.pat")
 
 
 class TestNoisesAndTreatment:

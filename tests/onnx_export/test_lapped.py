@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onnx_export.lapped import LappedCodec
+from onnx_export.networks.lapped import LappedCodec
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 17])

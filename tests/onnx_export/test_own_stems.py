@@ -6,18 +6,16 @@ import msgspec
 import numpy as np
 import pytest
 import soundfile
-from training_recipe import RECIPE
 from typer.testing import CliRunner
 
 from bridge.errors import InputError
 from onnx_export.training.__main__ import app
 from onnx_export.training.mixing import Mixer
-from onnx_export.training.own_stems import import_stems
 from onnx_export.training.release import load_run
-from onnx_export.training.stem_pool import StemPool
-from onnx_export.training.train import train
-from onnx_export.training.trainer import TOKENIZER
-from onnx_export.training.vocabulary import train_tokenizer
+from onnx_export.training.run import train_tokenizer
+from onnx_export.training.stem_pool import POOL_RATE, StemPool, import_stems
+from onnx_export.training.trainer import TOKENIZER, train
+from tests.support.training_recipe import RECIPE
 
 RATE = 22050
 
@@ -54,8 +52,8 @@ def test_stems_become_a_pool_with_prompts(folder, tmp_path):
     assert "drum kit" in stems.phrasings("drums")
     assert {"gong", "a ghostly theremin", "violin"} <= set(stems.vocabulary())
     audio = np.load(pool / "train" / "my-theremin" / "first-song__own.npy")
-    assert len(audio) == pytest.approx(16000 * 4 * 0.85, abs=2)  # the end is for validation
-    strongest = np.argmax(np.abs(np.fft.rfft(audio[:16000])))
+    assert len(audio) == pytest.approx(POOL_RATE * 4 * 0.85, abs=2)  # the end is for validation
+    strongest = np.argmax(np.abs(np.fft.rfft(audio[:POOL_RATE])))
     assert strongest == 900
 
 
@@ -88,12 +86,13 @@ def test_a_pool_of_the_projects_families_keeps_its_tokenizer(tmp_path):
     for family in ("bass", "drums"):
         (tmp_path / "train" / family).mkdir(parents=True)
         np.save(tmp_path / "train" / family / "s__x.npy", np.ones(10, np.int16))
-    from onnx_export.training.families import FAMILIES
+    from onnx_export.training.sound.families import FAMILIES
 
     plain = [phrase for family in FAMILIES.values() for phrase in family.phrasings]
     assert StemPool(tmp_path, "train").vocabulary() == sorted(plain)
 
 
+@pytest.mark.slow
 def test_an_instrument_of_ones_own_is_learnt_and_prompted(folder, tmp_path):
     pool, out = tmp_path / "pool", tmp_path / "run"
     result = CliRunner().invoke(app, ["import", str(folder), "--out", str(pool)])

@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training_recipe import MODEL
+from torch.nn import functional
 
-from onnx_export.mini import MiniModel
-from onnx_export.panorama import (
+from onnx_export.networks.lapped import (
     BANDS_CHOSEN,
     BANDS_HEARD,
     PLACES,
     Panorama,
     band_of_channel,
 )
+from onnx_export.networks.mini import MiniModel
+from tests.support.training_recipe import MODEL
 
 CHANNELS = 48
 
@@ -111,3 +112,48 @@ def test_what_takes_over_a_mono_model_answers_as_it_did() -> None:
     assert not torch.allclose(stereo.velocity(*given, beside), stereo.velocity(*given))
     with pytest.raises(ValueError, match="dim=32"):
         stereo.take_over(MiniModel(replace(MODEL, dim=32)))
+
+
+def test_what_takes_over_a_smaller_model_answers_as_it_did_in_the_band_that_both_hear() -> None:
+    torch.manual_seed(0)
+    narrow = replace(MODEL, hop_length=512, latent_channels=384, stereo=True)
+    small = MiniModel(narrow).eval()
+    torch.nn.init.normal_(small.velocity.transformer.output.weight, std=0.1)
+    wide = replace(
+        narrow, sample_rate=24000, hop_length=768, latent_channels=768, n_layers=MODEL.n_layers + 2,
+        text=replace(MODEL.text, vocab_size=2000),
+    )  # fmt: skip
+    large = MiniModel(wide).eval()
+    large.take_over(small)
+    frames, known = 6, narrow.latent_channels
+    heard, beside = torch.randn(2, 1, frames, known)
+    # What lies above is as loud as what is known, for a window is heard at unit level; next to the
+    # border, where neighbours are heard together, there is nothing.
+    above = functional.pad(torch.randn(2, 1, frames, wide.latent_channels - known - 1), (1, 0))
+    above *= heard.pow(2).mean().sqrt() / above[0].pow(2).mean().sqrt()
+    ids, mask = torch.randint(3, 900, (1, 3)), torch.ones(1, 3, dtype=torch.bool)
+    spans, start = torch.zeros(1, frames, dtype=torch.int64), torch.zeros(1)
+    with torch.no_grad():
+        expected = small.velocity.clean(
+            torch.zeros(1, frames, 2 * known), start, heard,
+            small.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state,
+            mask, spans, beside,
+        )  # fmt: skip
+        found = large.velocity.clean(
+            torch.zeros(1, frames, 2 * wide.latent_channels), start,
+            torch.cat([heard, above[0]], dim=-1),
+            large.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state,
+            mask, spans, torch.cat([beside, above[1]], dim=-1),
+        )  # fmt: skip
+    for mine, theirs in zip(found.chunk(2, dim=-1), expected.chunk(2, dim=-1), strict=True):
+        torch.testing.assert_close(mine[..., :known], theirs, atol=1e-4, rtol=1e-4)
+    # Longer blocks have larger coefficients, which the codec's scale takes out again.
+    torch.testing.assert_close(large.codec.scale[:known], small.codec.scale * 1.5**0.5)
+
+
+def test_a_wider_codec_is_banded_like_a_narrow_one_and_goes_on_above() -> None:
+    wide = band_of_channel(768, BANDS_HEARD)
+    assert torch.equal(wide[:384], band_of_channel(384, BANDS_HEARD))
+    assert wide[384] == BANDS_HEARD
+    assert (wide.diff() >= 0).all()
+    assert Panorama(768).bands_heard == int(wide[-1]) + 1

@@ -1,9 +1,11 @@
-"""Agreement with the official code's numbers; `tests/reference/parity.py` prints them."""
+"""Agreement with the official code's numbers; `python -m tests.support.parity` prints them."""
 
-import parity
 import pytest
 
 from onnx_export import SamAudio
+from tests.support import parity
+
+pytestmark = pytest.mark.slow
 
 TORCH = ("latents", "velocity_plain", "velocity_spans", "velocity_video", "generated", "stems",
          "stems_unmarked", "roundtrip")  # fmt: skip

@@ -1,16 +1,20 @@
 """PE-A-Frame as a graph of the bundle, and what it predicts in the engine."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from bridge import Engine, Prompt, Span
+from bridge.bundles.bundle import load_manifest
 from bridge.errors import InputError
-from bridge.inference.cancellation import Cancellation
+from bridge.inference.context import Cancellation
 from bridge.inference.model import Model
-from onnx_export.span_predictor import load_span_predictor
+from bridge.separation import Separation
+from onnx_export.networks.phrases import load_span_predictor
 from plugin_host.cli import main
 
 RATE = 48000
@@ -76,6 +80,88 @@ def test_predicted_spans_reach_the_velocity_network(engine: Engine, small_bundle
     np.testing.assert_array_equal(predicted, stem(engine, Prompt("drums", spans=spans)))
     unpredicted = stem(engine, Prompt("drums"), predict_spans=False)
     assert np.abs(predicted - unpredicted).max() > 1e-3
+
+
+def test_the_report_says_what_was_predicted(engine: Engine, small_bundle: Path) -> None:
+    def ask(*prompts: Prompt | str, **settings: object) -> Separation:
+        return engine.separate(mixture(), RATE, prompts, steps=1, solver="euler", **settings)
+
+    told = Prompt("drums", "told", (Span(0.2, 0.4),))
+    (found,) = ask("drums", told).report.predicted
+    assert found.stem == "drums"
+    frames = [(round(span.start_s * 25), round(span.end_s * 25)) for span in found.spans]
+    assert frames == [tuple(run) for run in predicted_runs(small_bundle)]
+    # Given back as a prompt's own, they are the same frames.
+    again = ask(Prompt("drums", spans=found.spans))
+    assert again.report.predicted == ()
+    np.testing.assert_array_equal(again.stems["drums"], ask("drums").stems["drums"])
+    assert ask("drums", predict_spans=False).report.predicted == ()
+
+
+def test_the_command_says_and_draws_what_was_predicted(
+    small_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    from plugin_host.files import pictures
+
+    drawn = []
+    real = pictures.draw_separation
+    monkeypatch.setattr(
+        pictures,
+        "draw_separation",
+        lambda *a, **k: (drawn.append(k["predicted"]), real(*a, **k))[1],
+    )
+    soundfile.write(tmp_path / "a.wav", mixture().T, RATE)
+    command = [
+        "separate", str(tmp_path / "a.wav"), "-o", str(tmp_path / "out"), "--prompt", "drums",
+        "--model", str(small_bundle), "--in-process", "--steps", "1", "--solver", "euler",
+    ]  # fmt: skip
+    assert main([*command, "--plot"]) == 0
+    assert "drums: heard by the span predictor at " in capsys.readouterr().out
+    (spans,) = drawn
+    assert len(spans["drums"]) == len(predicted_runs(small_bundle))
+
+
+@pytest.fixture
+def fetch(
+    small_checkpoint: Path,
+    text_encoder_directory: Path,
+    span_predictor_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[str]:
+    """The command that fetches a checkpoint whose configuration names a span predictor."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    checkpoint = tmp_path / "sam"
+    checkpoint.mkdir()
+    (checkpoint / "checkpoint.pt").symlink_to(small_checkpoint / "checkpoint.pt")
+    settings = json.loads((small_checkpoint / "config.json").read_text())
+    # A path stands for the hub's name here; both have a slash.
+    settings["span_predictor"] = str(span_predictor_directory)
+    (checkpoint / "config.json").write_text(json.dumps(settings))
+    return ["models", "fetch", str(checkpoint), "--text-encoder", str(text_encoder_directory)]
+
+
+@pytest.mark.slow
+def test_fetching_takes_the_predictor_along_unless_told_otherwise(
+    fetch: list[str], tmp_path: Path
+) -> None:
+    assert main(fetch) == 0
+    assert main([*fetch, "--name", "bare", "--without", "spans"]) == 0
+    models = tmp_path / "stembridge" / "models"
+    assert "span_predictor" in load_manifest(models / "sam").graphs
+    assert "span_predictor" not in load_manifest(models / "bare").graphs
+
+
+def test_parts_that_cannot_be_left_out_are_told(
+    fetch: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert main([*fetch, "--name", "x", "--without", "judge"]) == 2
+    assert "--without judge: expected spans" in capsys.readouterr().err
+    assert main([*fetch, "--name", "x", "--without", "spans", "--with", "spans"]) == 2
+    assert "leave one of them out" in capsys.readouterr().err
 
 
 def test_only_what_is_needed_is_loaded(small_bundle: Path) -> None:

@@ -1,15 +1,10 @@
 """What the tests of the host share: a bundle of formulas, and audio to feed it."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import soundfile
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bridge"))
-
-import tiny_bundle
-from host_audio import RATE, music
+from tests.support import tiny_bundle
+from tests.support.host_audio import RATE, music
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,21 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 import soundfile
-from host_audio import music
 
 from plugin_host.cli import main
-from plugin_host.daw.open_session import open_session
+from plugin_host.cli.daw import install, requests_folder
+from plugin_host.daw import open_session
 from plugin_host.daw.session import SessionError
+from tests.support.host_audio import music
+
+pytestmark = [pytest.mark.needs("ardour"), pytest.mark.slow]
 
 RATE = 48000
 SUPERCLOCKS = 282_240_000 // RATE
@@ -76,7 +80,6 @@ close_session()
 def ardour(tmp_path_factory):
     """Run Lua in Ardour, with a float export preset among the user's."""
     program = shutil.which("ardour7-lua")
-    assert program, "Ardour is missing; apt-get install ardour"
     home = tmp_path_factory.mktemp("home")
     folder = home / "ardour7" / "export"
     folder.mkdir(parents=True)
@@ -155,10 +158,15 @@ def session(ardour, tmp_path):
 
 def export(ardour, session, out, name, snapshot="song"):
     out.mkdir(exist_ok=True)
-    ardour(EXPORT % FLOAT_EXPORT, session, out, snapshot, name)
-    audio, rate = soundfile.read(out / f"{name}.wav", dtype="float64")
-    assert rate == RATE
-    assert soundfile.info(out / f"{name}.wav").subtype == "FLOAT"
+    for _ in range(4):
+        ardour(EXPORT % FLOAT_EXPORT, session, out, snapshot, name)
+        audio, rate = soundfile.read(out / f"{name}.wav", dtype="float64")
+        assert rate == RATE
+        assert soundfile.info(out / f"{name}.wav").subtype == "FLOAT"
+        # The same fault of Ardour now and then fills an export, also one of an untouched session,
+        # with numbers that no audio has; all of ours stays below full scale.
+        if np.abs(audio).max() < 10.0:
+            break
     return audio
 
 
@@ -186,10 +194,57 @@ def test_the_new_tracks_sum_to_what_the_track_played(ardour, session, bundle, tm
         [name, str(48000 + 12345), str(96000 - 12345), start, muted]
         for name, start, muted in [
             ("Gitarre ö", "12345", "true"),
-            ("Gitarre ö half", "0", "false"),
-            ("Gitarre ö residual", "0", "false"),
+            # A quarter of a second of the stem lies before its region.
+            ("Gitarre ö half", "12000", "false"),
+            ("Gitarre ö residual", "12000", "false"),
         ]
     ]
+
+
+ADD_SOUND = """
+local s = load_session(arg[1], "song")
+local verb = s:new_audio_route(2, 2, nil, 1, "Verb", ARDOUR.PresentationInfo.Flag.AudioBus,
+                               ARDOUR.PresentationInfo.max_order):front()
+for t in s:get_tracks():iter() do
+  local p = ARDOUR.LuaAPI.new_plugin(s, "urn:zamaudio:ZamEQ2", ARDOUR.PluginType.LV2, "")
+  assert(not p:isnil())
+  t:add_processor_by_index(p, 0, nil, true)
+  assert(ARDOUR.LuaAPI.set_processor_param(p, 0, -12.0))
+  t:gain_control():set_value(0.5, PBD.GroupControlDisposition.NoGroup)
+  t:pan_azimuth_control():set_value(0.3, PBD.GroupControlDisposition.NoGroup)
+  t:phase_control():set_phase_invert(0, true)
+  s:add_internal_send(verb, t:amp(), t)
+end
+s:save_state("")
+io.write("DONE\\n")
+io.flush()
+close_session()
+"""
+
+
+def test_a_track_with_a_plug_in_fader_pan_polarity_and_send_sounds_the_same(
+    ardour, session, bundle, tmp_path, capsys
+):
+    plain = export(ardour, session, tmp_path / "out", "plain")
+    ardour(ADD_SOUND, session)
+    before = export(ardour, session, tmp_path / "out", "before")
+    assert np.abs(before - plain)[61000:140000].max() > 0.05
+    original = ET.parse(session / "song.ardour").getroot()
+    assert apply(session, bundle, "-p", "half", "--mute-source") == 0, capsys.readouterr().err
+    root = ET.parse(session / "song.ardour").getroot()
+    bus = next(r for r in root.find("Routes") if r.get("name") == "Gitarre ö stems")
+    kinds = [processor.get("type") for processor in bus.findall("Processor")]
+    assert {"lv2", "intsend"} < set(kinds)
+    after = export(ardour, session, tmp_path / "out", "after")
+    null_db = 20 * np.log10(np.abs(after - before).max() + 1e-30)
+    print(f"with a plug-in, fader, pan, polarity and a send: {null_db:.1f} dBFS")
+    assert null_db < -90
+    assert main(["session", "undo", str(session)]) == 0
+    again = ET.parse(session / "song.ardour").getroot()
+    for tag in ("Routes", "Playlists", "Sources", "Regions", "RouteGroups"):
+        assert ET.canonicalize(ET.tostring(again.find(tag)), strip_text=True) == ET.canonicalize(
+            ET.tostring(original.find(tag)), strip_text=True
+        )
 
 
 def test_the_rest_of_the_session_stays(session, bundle):
@@ -207,7 +262,7 @@ def test_the_rest_of_the_session_stays(session, bundle):
         assert canonical(after, tag)[: len(before.find(tag))] == canonical(before, tag)
     names = [route.get("name") for route in after.find("Routes")]
     assert names[:2] == ["Master", "Gitarre ö"]
-    assert {name.split()[-1] for name in names[2:]} == ours
+    assert {name.split()[-1] for name in names[2:]} == ours | {"stems"}
     identities = [e.get("id") for e in after.iter() if "id" in e.attrib]
     assert len(identities) == len(set(identities))
 
@@ -217,6 +272,8 @@ def test_undo_and_a_second_run(ardour, session, bundle):
     assert apply(session, bundle, "-p", "half", "--mute-source") == 0
     assert apply(session, bundle, "-p", "half") == 0
     names = [track.name for track in open_session(session).tracks()]
+    buses = [r.get("name") for r in ET.parse(session / "song.ardour").getroot().find("Routes")]
+    assert [name for name in buses if "stems" in name] == ["Gitarre ö stems", "Gitarre ö stems 2"]
     assert names == [
         "Gitarre ö",
         *("Gitarre ö half", "Gitarre ö residual"),
@@ -318,3 +375,103 @@ def test_prompts_come_from_names_and_a_range_from_the_loop(ardour, session, bund
     found = {row[0]: row[1:3] for row in regions(ardour, session)}
     assert found["Gitarre ö vox"] == [str(RATE * 3 // 2), str(RATE)]
     assert set(found) == {"Gitarre ö", "Gitarre ö vox", "Gitarre ö residual"}
+
+
+# The editor and its dialogs are stand-ins; the session, and what is done to it, are Ardour's.
+ACTION = """
+local s = load_session(arg[1], "song")
+s:save_state("verse ö", false, true, false, false, false)
+Session = s
+local routes = {
+  empty = function() return false end,
+  iter = function() return s:get_tracks():iter() end,
+}
+local selection = { tracks = { routelist = function() return routes end } }
+Editor = { get_selection = function() return selection end }
+LuaDialog = {
+  MessageType = { Info = 0 }, ButtonType = { Close = 0 },
+  Message = function(_, text)
+    print("MESSAGE " .. text:gsub("\\n", " "))
+    return { run = function() end }
+  end,
+  Dialog = function() return { run = function()
+    return { prompts = arg[4], preset = "", mute = true,
+             quality = arg[5], draft = arg[6] == "draft" }
+  end } end,
+  ProgressWindow = function() return {
+    progress = function(_, share, text) print("PROGRESS " .. text) end,
+    canceled = function() return false end,
+    done = function() print("CLOSED") end,
+  } end,
+}
+os.forkexec = function(...)
+  assert(select("#", ...) == 4)
+  os.execute(arg[3])
+end
+function ardour() end
+assert(loadfile(arg[2]))()
+for _ = 1, tonumber(arg[7]) do factory()() end
+io.write("DONE\\n")
+io.flush()
+close_session()
+"""
+
+
+@pytest.fixture
+def action(ardour, session, bundle, tmp_path, monkeypatch):
+    """Run the installed script in Ardour; returns what it told."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    (tmp_path / "ardour").mkdir()
+    script = install("ardour", tmp_path / "ardour")
+    runner = tmp_path / "runner.py"
+    runner.write_text(
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from plugin_host.cli import main\n"
+        "from plugin_host.cli.daw import requests_folder, run_requests\n"
+        f"options = ['--model', {str(bundle)!r}, '--in-process']\n"
+        "run_requests(requests_folder(), lambda words: main([*words, *options]))\n"
+    )
+    command = f"'{sys.executable}' '{runner}'"
+
+    def run(prompts, quality="draft", draft="", times=1):
+        out = ardour(ACTION, session, script, command, prompts, quality, draft, str(times))
+        return [line for line in out.splitlines() if line.startswith(("MESSAGE", "CLOSED"))]
+
+    return run
+
+
+def test_the_action_separates_the_open_snapshot_again_and_again(action, session):
+    told = action("half", times=2)
+    wanted = "verse ö with stems of Gitarre ö"
+    assert told == [
+        "CLOSED",
+        f"MESSAGE Done. Open the snapshot  {wanted}  under Session > Open.",
+        "CLOSED",
+        f"MESSAGE Done. Open the snapshot  {wanted} 2  under Session > Open.",
+    ]
+    for name in (wanted, f"{wanted} 2"):
+        names = [track.name for track in open_session(session / f"{name}.ardour").tracks()]
+        assert names == ["Gitarre ö", "Gitarre ö half", "Gitarre ö residual"]
+    assert not list(requests_folder().iterdir())
+    # What goes wrong is told in Ardour.
+    assert any(line.startswith("MESSAGE stembridge: ") for line in action("unknown="))
+    assert not list(requests_folder().iterdir())
+
+
+def test_the_action_leaves_a_draft_to_be_heard_while_the_stems_are_made(action, session):
+    before = (session / "song.ardour").read_bytes()
+    closed, told = action("half", "", "draft")
+    assert closed == "CLOSED"
+    draft, stems = (f"verse ö with {kind}stems of Gitarre ö" for kind in ("draft ", ""))
+    assert told.startswith(f"MESSAGE A draft is there. Open the snapshot  {draft}  under Session")
+    assert told.endswith(f"there will be a snapshot  {stems}")
+    played = []
+    for name in (draft, stems):
+        tracks = {track.name: track for track in open_session(session / f"{name}.ardour").tracks()}
+        assert list(tracks) == ["Gitarre ö", "Gitarre ö half", "Gitarre ö residual"]
+        clips = open_session(session / f"{name}.ardour").clips("Gitarre ö half")
+        played.append({source.path for clip in clips for source in clip.sources})
+    # Each has files of its own, so that the draft that is open is never written to.
+    assert not played[0] & played[1]
+    assert all(path.is_file() for path in played[0] | played[1])
+    assert (session / "song.ardour").read_bytes() == before

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from host_audio import music
 
 from bridge import InputError
 from plugin_host.cli import main
-from plugin_host.daw.audacity import Audacity
+from plugin_host.daw.audacity import Audacity, AudacitySession
 from plugin_host.daw.session import SessionError
+from tests.support.host_audio import music
+
+pytestmark = [pytest.mark.needs("audacity", "xvfb"), pytest.mark.slow]
 
 RATE = 44100
 MODULE = Path("/usr/lib/audacity/modules/mod-script-pipe.so")
@@ -110,8 +112,6 @@ def open_with(program, file):
 @pytest.fixture(scope="module")
 def audacity(tmp_path_factory):
     """A running Audacity with one track, "take"; gives its environment."""
-    for program in ("audacity", "Xvfb"):
-        assert shutil.which(program), f"{program} is missing; apt-get install audacity xvfb"
     home = tmp_path_factory.mktemp("audacity")
     screen = subprocess.Popen(
         ["Xvfb", DISPLAY, "-screen", "0", "1280x800x24"], stderr=subprocess.DEVNULL
@@ -136,9 +136,9 @@ def audacity(tmp_path_factory):
 def clips():
     with Audacity() as connection:
         return {
-            track["name"]: (float(track["start"]), float(track["end"]), bool(track["mute"]))
-            for track in connection.info("Tracks")
-            if track["kind"] == "wave"
+            track.name: (track.start, track.end, bool(track.mute))
+            for track in connection.tracks()
+            if track.kind == "wave"
         }
 
 
@@ -165,7 +165,7 @@ def test_labels_and_a_range_become_stems_in_place(audacity, bundle, tmp_path, mo
     # here on the way in and on the way out; a shift by one sample would differ by 0.1.
     out = tmp_path / "sum.wav"
     with Audacity() as connection:
-        number = connection.track_index("take vox")
+        number = AudacitySession(connection).find("take vox").number - 1
         connection.do("Select", Track=number, TrackCount=2, Mode="Set", Start=1.0, End=3.0)
         connection.do("Export2", Filename=out, NumChannels=2)
     total = soundfile.read(out)[0]
@@ -176,10 +176,10 @@ def test_labels_and_a_range_become_stems_in_place(audacity, bundle, tmp_path, mo
 def test_what_audacity_refuses_is_told(audacity, bundle, capsys):
     assert audacity.exists()
     assert apply(bundle, "-p", "half", "--range", "100:101") == 2
-    assert "plays nothing there" in capsys.readouterr().err
+    assert "plays nothing from 100 to 101 s" in capsys.readouterr().err
     with Audacity() as connection:
         with pytest.raises(SessionError, match="no track 'bass'"):
-            connection.track_index("bass")
+            AudacitySession(connection).find("bass")
         with pytest.raises(SessionError, match="refuses"):
             connection.do("NoSuchCommand")
         with pytest.raises(InputError, match="quotes"):
@@ -214,3 +214,44 @@ def test_a_second_range_is_numbered_and_undo_takes_both_away(
     assert main(["session", "undo", "audacity"]) == 0
     assert set(clips()) == set(before)
     assert not clips()["take"][2] or before["take"][2]
+
+
+def play(folder, tracks):
+    """Return what Audacity plays of its first tracks from 1 to 3 s."""
+    out = folder / "played.wav"
+    out.unlink(missing_ok=True)
+    with Audacity() as connection:
+        connection.do("Select", Track=0, TrackCount=tracks, Mode="Set", Start=1.0, End=3.0)
+        connection.do("Export2", Filename=out, NumChannels=2)
+    return soundfile.read(out)[0]
+
+
+def test_volume_and_pan_are_those_of_the_track_and_solo_of_another_does_not_count(
+    audacity, bundle, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    one, other = tmp_path / "one.wav", tmp_path / "other.wav"
+    soundfile.write(one, music(4, RATE, channels=1).T, RATE, subtype="PCM_16")
+    soundfile.write(other, music(4, RATE, seed=1).T, RATE, subtype="PCM_16")
+    with Audacity() as connection:
+        while connection.tracks():
+            connection.remove_track(0)
+        connection.add_track(one, "left", 0.0)
+        connection.set_track(0, Pan=-100.0, Gain=-6.0)
+        before = play(tmp_path, 1)
+        assert np.abs(before).max(axis=0)[1] < 1e-3
+        connection.add_track(other, "other", 0.0)
+        connection.set_track(1, Solo=1)
+    options = ["--track", "left", "-p", "half", "--model", str(bundle), "--in-process"]
+    arguments = ["session", "apply", "audacity", *options, "--mute-source"]
+    assert main(arguments) == 0, capsys.readouterr().err
+    with Audacity() as connection:
+        tracks = {t.name: t for t in connection.tracks() if t.kind == "wave"}
+        assert [(t.solo, t.mute) for t in tracks.values()] == [(0, 1), (1, 0), (0, 0), (0, 0)]
+        assert {t.channels for name, t in tracks.items() if name.startswith("left")} == {1}
+        assert {t["pan"] for t in connection.info("Tracks") if "left" in t["name"]} == {-1}
+        connection.set_track(1, Solo=0, Mute=1)
+        after = play(tmp_path, 4)
+    # 16 bits with dither, on the way out and of each stem.
+    assert np.abs(after - before).max() < 1e-3
+    assert audacity.exists()

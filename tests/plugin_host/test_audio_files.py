@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import InputError
-from plugin_host.audio_files import (
+from bridge.scratch import DEFAULT, FileArray
+from plugin_host.files.audio_files import (
     INTEGER_BITS,
     probe,
     quantise,
     read_audio,
+    read_long_audio,
     temporary_beside,
     write_audio,
 )
@@ -89,7 +91,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path):
 def test_samples_that_are_not_numbers_are_located(tmp_path, bad):
     audio = noise(2, 44100)
     audio[1, 22050] = bad
-    write_audio(tmp_path / "a.wav", audio, 44100)
+    soundfile.write(tmp_path / "a.wav", audio.T, 44100, subtype="FLOAT")
     with pytest.raises(InputError, match=r"channel 2 at 0\.500 s"):
         read_audio(tmp_path / "a.wav")
 
@@ -102,7 +104,7 @@ def test_an_unreadable_file_is_told(tmp_path):
     code = (
         "import os, sys\n"
         "from bridge.errors import InputError\n"
-        "from plugin_host.audio_files import probe\n"
+        "from plugin_host.files.audio_files import probe\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "try: probe(sys.argv[1])\n"
         "except InputError as e: print(e)\n"
@@ -126,7 +128,7 @@ def test_a_full_disk_is_told_and_nothing_stays(tmp_path):
         "import resource, sys, numpy as np\n"
         "from pathlib import Path\n"
         "from bridge.errors import InputError\n"
-        "from plugin_host.audio_files import temporary_beside, write_audio\n"
+        "from plugin_host.files.audio_files import temporary_beside, write_audio\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"
         "    with temporary_beside(Path(sys.argv[1])) as t:\n"
@@ -158,3 +160,30 @@ def test_a_temporary_file_lies_beside_its_target_and_goes_away(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fail(tmp_path / "song.wav")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3"])
+def test_a_long_file_is_read_to_the_same_bits_without_memory(tmp_path, name):
+    kinds = {"flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
+    suffix = name[2:]
+    file_format, subtype = suffix.upper(), kinds[suffix]
+    song = 0.3 * noise(samples=600_001)
+    write_audio(tmp_path / name, song, 44100, file_format=file_format, subtype=subtype)
+    audio, info = read_audio(tmp_path / name)
+    long, same = read_long_audio(tmp_path / name)
+    assert isinstance(long, FileArray)
+    assert same == info
+    assert np.array_equal(np.asarray(long), audio)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("wav", "FLOAT"), ("wav", "PCM_24"), ("flac", "PCM_16")]
+)
+def test_audio_in_a_file_is_written_as_in_memory(tmp_path, suffix, subtype):
+    song = noise(samples=600_001)
+    long = DEFAULT.file(song.shape)
+    long[:] = song
+    for name, audio in (("a", song), ("b", long)):
+        path = tmp_path / f"{name}.{suffix}"
+        write_audio(path, audio, 44100, file_format=suffix.upper(), subtype=subtype, comment="c")
+    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()

@@ -9,15 +9,15 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 import soundfile
-from host_audio import music
 
 from plugin_host.cli import main
+from plugin_host.daw import open_session
 from plugin_host.daw.dawproject import DawprojectSession
-from plugin_host.daw.open_session import open_session
-from plugin_host.daw.session import SessionError
+from plugin_host.daw.session import SessionError, cut_clips
+from tests.support.host_audio import music
 
 RATE = 44100
-SCHEMA = Path(__file__).parents[3] / "shared" / "daw" / "Project.xsd"
+SCHEMA = Path(__file__).parents[1] / "reference" / "dawproject" / "Project.xsd"
 
 PROJECT = """<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
 <Project version="1.0">
@@ -142,13 +142,12 @@ def test_undo_and_a_second_run(project, bundle):
         assert not [n for n in archive.namelist() if n.startswith("audio/stembridge")]
 
 
-@pytest.mark.skipif(not SCHEMA.exists(), reason="the format's XSD is not part of this project")
+@pytest.mark.needs("libxml2-utils")
 def test_the_output_validates_against_the_schema(project, bundle, tmp_path):
     assert apply(project, bundle, "-p", "half", "--mute-source") == 0
     with zipfile.ZipFile(project) as archive:
         archive.extract("project.xml", tmp_path)
     xmllint = shutil.which("xmllint")
-    assert xmllint, "xmllint is missing; apt-get install libxml2-utils"
     command = [xmllint, "--noout", "--schema", SCHEMA, tmp_path / "project.xml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -157,11 +156,10 @@ def test_the_output_validates_against_the_schema(project, bundle, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('playStart="0.5"', 'playStart="0.5" loopStart="0" loopEnd="1"', "looped"),
-        ("<Audio ", "<Warps timeUnit='beats'><Audio ", "warped"),
+        ("<Audio ", "<Warps contentTimeUnit='seconds'><Audio ", "more than one rate"),
+        ("<Audio ", "<Lanes><Video/><Audio ", "plays a video"),
         ("audio/take 1.wav", "audio/take 9.wav", "relink"),
-        ("audio/take 1.wav", "../../../../../../etc/hostname", "not audio"),
-        ('contentTimeUnit="seconds"', 'contentTimeUnit="beats"', "counts its audio in beats"),
+        ("audio/take 1.wav", "../../../../../../etc/hostname", "no name inside"),
         ("<Project ", "<!DOCTYPE x [<!ENTITY a 'b'>]><Project ", "cannot be read"),
         ("<Project ", "<Projekt ", "cannot be read"),
     ],
@@ -170,7 +168,12 @@ def test_what_cannot_be_honoured_is_named(tmp_path, old, new, expected):
     xml = PROJECT.format(unit="seconds", time="2.5", duration="1.25")
     xml = xml.replace(old, new).replace("?><!", "?>\n<!")
     if "Warps" in new:
-        xml = xml.replace("</Audio>", "</Audio></Warps>")
+        points = "".join(
+            f"<Warp time='{t}' contentTime='{c}'/>" for t, c in [(0, 0), (1, 1), (2, 3)]
+        )
+        xml = xml.replace("</Audio>", f"</Audio>{points}</Warps>")
+    if "Lanes" in new:
+        xml = xml.replace("</Audio>", "</Audio></Lanes>")
     soundfile.write(tmp_path / "take 1.wav", music(4, RATE).T, RATE)
     path = tmp_path / "a.dawproject"
     with zipfile.ZipFile(path, "w") as archive:
@@ -213,8 +216,8 @@ def test_a_range_is_cut_to_the_sample(project, bundle, track_range):
     new = [session.clips(name)[0] for name in ("half", "residual")]
     for clip in new:
         assert (clip.position_s, clip.end_s) == pytest.approx((low, high), abs=1e-9)
-        assert clip.fade_in_s == (0.01 if low == old.position_s else 0.0)
-        assert clip.fade_out_s == (0.02 if high == old.end_s else 0.0)
+        assert clip.fade_in_s == pytest.approx(0.01 if low == old.position_s else 0.0)
+        assert clip.fade_out_s == pytest.approx(0.02 if high == old.end_s else 0.0)
     first = round((low - old.position_s) * RATE)
     expected = audio[first : first + round((high - low) * RATE)]
     assert np.abs(sum(map(played, new)) - expected).max() < 1e-6
@@ -239,3 +242,69 @@ def test_markers_are_prompts_and_what_the_format_lacks_is_told(project, bundle, 
     ]
     assert apply(project, bundle, "-p", "half", "--range", "selection") == 2
     assert "no time selection" in capsys.readouterr().err
+
+
+STEPS = '<RealPoint time="0" value="120"/><RealPoint time="8" value="60" interpolation="hold"/>'
+RAMP = '<RealPoint time="0" value="120" interpolation="linear"/><RealPoint time="4" value="60"/>'
+
+
+@pytest.mark.parametrize(
+    ("unit", "points", "lanes", "time", "duration", "expected"),
+    [
+        # Beats 4 to 12 are two seconds at 120 and four at 60.
+        ("beats", STEPS, "beats", 4, 8, (2.0, 6.0)),
+        ("beats", STEPS, "beats", 10, 2, (6.0, 2.0)),
+        ("beats", STEPS, "seconds", 5, 2, (5.0, 2.0)),
+        # From 120 to 60 along four beats: the fourth is at 4 ln 2; along four seconds: there are 6.
+        ("beats", RAMP, "beats", 4, 1, (4 * np.log(2), 1.0)),
+        ("beats", RAMP, "beats", 2, 2, (4 * np.log(4 / 3), 4 * np.log(1.5))),
+        ("seconds", RAMP, "beats", 6, 1, (4.0, 1.0)),
+        ("seconds", RAMP, "beats", 0, 6, (0.0, 4.0)),
+        ("seconds", RAMP, "beats", -2, 1, (-1.0, 0.5)),
+    ],
+)
+def test_clips_lie_where_the_tempo_puts_them(
+    tmp_path, unit, points, lanes, time, duration, expected
+):
+    tempo = f"<TempoAutomation unit='bpm' timeUnit='{unit}'>{points}</TempoAutomation>"
+    xml = PROJECT.format(unit=lanes, time=time, duration=duration)
+    xml = xml.replace("</Arrangement>", f"{tempo}</Arrangement>").replace("playStart='0.5'", "")
+    warps = "<Warps timeUnit='beats' contentTimeUnit='seconds'><Audio"
+    stretched = "</Audio><Warp time='0' contentTime='0'/><Warp time='8' contentTime='4'/></Warps>"
+    xml = xml.replace("<Audio", warps).replace("</Audio>", stretched)
+    xml = xml.replace('contentTimeUnit="seconds" playStart="0.5"', 'contentTimeUnit="beats"')
+    path = tmp_path / "a.dawproject"
+    soundfile.write(tmp_path / "take 1.wav", music(4, RATE).T, RATE)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("project.xml", xml)
+        archive.write(tmp_path / "take 1.wav", "audio/take 1.wav")
+    session = DawprojectSession(path)
+    (clip,) = session.clips("Gitarre ö")
+    assert (clip.position_s, clip.length_s) == pytest.approx(expected)
+    bent = (lanes, time) in [("beats", 2), ("beats", 0)] or (points, time) == (STEPS, 4)
+    assert clip.bent == bent
+    if lanes == "beats":
+        # Eight beats are the four seconds of the file, at whatever tempo.
+        assert (clip.start, clip.samples) == (0, round(duration / 2 * RATE))
+    if bent:
+        assert "only nearly" in session.remarks("Gitarre ö")[-1]
+        with pytest.raises(SessionError, match="the tempo changes within the clip"):
+            cut_clips([clip], (clip.position_s + 0.1, clip.end_s))
+
+
+def test_audio_told_in_beats_where_the_tempo_changes_is_refused(tmp_path):
+    tempo = f"<TempoAutomation unit='bpm' timeUnit='beats'>{STEPS}</TempoAutomation>"
+    xml = PROJECT.format(unit="beats", time=4, duration=8)
+    xml = xml.replace("</Arrangement>", f"{tempo}</Arrangement>")
+    path = tmp_path / "a.dawproject"
+    soundfile.write(tmp_path / "take 1.wav", music(4, RATE).T, RATE)
+    for unit, refused in [("seconds", False), ("beats", True)]:
+        with zipfile.ZipFile(path, "w") as archive:
+            text = xml.replace('contentTimeUnit="seconds"', f'contentTimeUnit="{unit}"')
+            archive.writestr("project.xml", text)
+            archive.write(tmp_path / "take 1.wav", "audio/take 1.wav")
+        if refused:
+            with pytest.raises(SessionError, match="placed in beats"):
+                DawprojectSession(path).clips("Gitarre ö")
+        else:
+            assert DawprojectSession(path).clips("Gitarre ö")[0].start == RATE // 2

@@ -41,6 +41,7 @@ def test_files_of_others_are_not_replaced(bundle, tmp_path, capsys):
     assert (tmp_path / "drums.wav").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_the_bundled_model_improves_each_stem_by_4_db(tmp_path, capsys):
     assert main(["demo", "--in-process", "-o", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_audio import RATE, music
 
-from bridge.client import Client
+from bridge.connection.client import Client
 from bridge.connection.local import LocalSidecar, Remote
 from bridge.errors import ServerError
-from bridge.wire.endpoints import private_address
+from bridge.wire.sockets import private_address
 from plugin_host import Chain, Separate
+from tests.support.host_audio import RATE, music
 
 BLOCK = 2205
 SEGMENT_S = 0.25
@@ -95,6 +95,7 @@ class Player:
         return sum(part.shape[1] for part in self.out)
 
 
+@pytest.mark.slow
 def test_a_killed_sidecar_makes_dry_audio_and_a_new_one_recovers(sidecar, client):
     chain = Chain([Separate("nothing", segment_s=SEGMENT_S, separator=client)])
     player = Player(chain, music(240))

@@ -3,13 +3,13 @@
 import numpy as np
 import pedalboard
 import pytest
-from host_audio import RATE, music
 from pedalboard_native._internal import AddLatency
 
 from bridge import Engine, InputError, Prompt, Span
 from plugin_host import Chain, Separate, Split
-from plugin_host.chain_presets import load_plugin
+from plugin_host.effects.presets import load_plugin
 from presets import Effect, Preset, PresetStem
+from tests.support.host_audio import RATE, music
 
 ZAMAXIMX2 = "/usr/lib/vst3/ZaMaximX2.vst3"
 BLOCKS = (64, 480, 1000, 8192)
@@ -190,6 +190,7 @@ def test_an_empty_chain_gives_back_its_input(song):
     assert np.array_equal(stream(Chain([Chain([])]), song, 1000), song)
 
 
+@pytest.mark.needs("zam-plugins")
 def test_native_plug_ins_do_what_pedalboard_does(song, zamaximx2):
     plugins = [pedalboard.Compressor(threshold_db=-30, ratio=4), zamaximx2, pedalboard.Gain(-3)]
     chain = Chain([plugins[0], Chain(plugins[1:])])
@@ -227,6 +228,7 @@ def test_a_plug_in_cannot_stand_in_two_places():
             Chain(twice)
 
 
+@pytest.mark.needs("zam-plugins")
 @pytest.mark.parametrize("segment_s", [None, 0.5])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_stream_with_a_real_plug_in_equals_the_whole_buffer(
@@ -255,6 +257,7 @@ def test_python_subclasses_that_pedalboard_would_ignore_are_refused():
         Chain([Louder()])
 
 
+@pytest.mark.needs("zam-plugins")
 def test_a_mono_plug_in_on_stereo_is_told(song):
     chain = Chain([load_plugin(Effect("/usr/lib/vst3/ZamComp.vst3"))])
     with pytest.raises(InputError, match="refuses 2 channels"):
@@ -293,6 +296,7 @@ def test_each_stem_goes_through_its_chain(engine, song):
     assert level_db(split(song, RATE) - expected) < -100
 
 
+@pytest.mark.needs("zam-plugins")
 @pytest.mark.parametrize("block", [480, 8192])
 def test_a_stream_of_a_split_equals_the_whole_buffer(engine, song, zamaximx2, block):
     split = Split(

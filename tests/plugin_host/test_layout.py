@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bridge.errors import InputError
-from plugin_host.layout import Layout
+from plugin_host.effects.effect import Layout
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,31 @@
 """The live insert under a real PipeWire, private to the test."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-from host_audio import music
 
+from bridge.errors import ServerError
+from bridge.request import Prompt, Settings
 from plugin_host.cli import main
+from plugin_host.cli.live import LiveInsert, LiveTake, draft_of
+from plugin_host.effects.segments import SeparationPlan
+from tests.support.host_audio import music
+
+pytestmark = [
+    pytest.mark.needs("pipewire", "wireplumber", "pipewire-jack", "dbus"),
+    pytest.mark.slow,
+]
 
 RATE = 48000
 
@@ -22,8 +33,6 @@ RATE = 48000
 @pytest.fixture
 def pipewire(tmp_path):
     """A PipeWire of our own with a session manager; gives the environment for its clients."""
-    for program in ("pipewire", "wireplumber", "pw-jack", "dbus-run-session"):
-        assert shutil.which(program), f"{program} is missing; apt-get install pipewire-jack dbus"
     with tempfile.TemporaryDirectory(prefix="pw") as runtime:
         environment = {
             **os.environ,
@@ -55,7 +64,7 @@ def pipewire(tmp_path):
 
 def test_the_second_pass_equals_the_offline_stem(pipewire, bundle, tmp_path):
     soundfile.write(tmp_path / "song.wav", music(5, RATE).T, RATE, subtype="FLOAT")
-    harness = Path(__file__).with_name("live_harness.py")
+    harness = Path(__file__).parents[1] / "support" / "live_harness.py"
     done = subprocess.run(
         ["pw-jack", sys.executable, harness, bundle, tmp_path / "song.wav", tmp_path],
         env=pipewire,
@@ -81,3 +90,41 @@ def test_without_jack_there_is_one_clear_line(tmp_path, monkeypatch, capsys):
     assert main(["live", "-p", "drums", "--name", "nobody"]) == 2
     err = capsys.readouterr().err
     assert "JACK" in err.splitlines()[-1]
+
+
+def test_drafts_of_all_that_waits_come_first_and_then_the_stems(monkeypatch):
+    """The worker of the insert without JACK: what it asks for, and in which order."""
+    insert = object.__new__(LiveInsert)
+    rate, length = 1000, 1000
+    insert.rate, insert._position = rate, None
+    insert._stop, insert._busy, insert.dry_reason, insert._drafted = Event(), False, None, []
+    insert.take = LiveTake(1, length, 100, lambda lanes: lanes["half"])
+    plan = SeparationPlan((Prompt("half"),), Settings(steps=4), 1.0)
+    insert._effect = SimpleNamespace(plan=plan, separator=None)
+    insert._draft = replace(plan, settings=Settings(quality="draft"))
+    asked = []
+
+    def separate_segment(_separator, plan, audio, _rate, start):
+        asked.append((start, plan.settings.quality))
+        if len(asked) == 2 and plan.settings.quality == "draft":
+            raise ServerError("busy")  # what is left goes on after it
+        loud = 0.25 if plan.settings.quality == "draft" else 0.5
+        if asked.count((0, None)) and asked.count((900, None)):
+            insert._stop.set()
+        return {"half": loud * audio}
+
+    monkeypatch.setattr("plugin_host.cli.live.separate_segment", separate_segment)
+    monkeypatch.setattr("plugin_host.cli.live._RETRY_S", 0.0)
+    monkeypatch.setattr("plugin_host.cli.live._LOOK_S", 0.0)
+    song = np.ones((1, 2000), np.float32)
+    insert.take.pass_through(0, song)
+    insert._work()
+    assert asked == [(0, "draft"), (900, "draft"), (0, None), (900, "draft"), (900, None)]
+    np.testing.assert_array_equal(insert.take.pass_through(0, song), 0.5 * song)
+
+
+def test_there_is_no_draft_where_it_would_be_the_stem(bundle):
+    plan = SeparationPlan((Prompt("half"),), Settings(steps=4), 1.0)
+    assert draft_of(plan, "mini").settings == Settings(quality="draft")
+    # The model of formulas says nothing of drafts: they are its defaults.
+    assert draft_of(replace(plan, settings=Settings()), str(bundle)) is None

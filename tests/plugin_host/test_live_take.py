@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from host_audio import RATE, music
 
 from bridge import Engine
 from plugin_host import Separate
-from plugin_host.live_take import LiveTake
-from plugin_host.separation_stream import separate_segment
+from plugin_host.cli.live import LiveTake
+from plugin_host.effects.segments import separate_segment
+from tests.support.host_audio import RATE, music
 
 SEGMENT_S = 0.25
 BLOCK = 256

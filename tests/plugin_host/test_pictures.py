@@ -1,11 +1,16 @@
+import hashlib
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bridge.request import Span
-from plugin_host.pictures import draw_separation
+from onnx_export.evaluation.scoring import draw_bars
+from plugin_host.files.pictures import draw_separation
 
 
 def picture(samples=44100, rate=44100, channels=2, **options):
@@ -47,3 +52,46 @@ def test_equal_audio_gives_equal_pictures():
 )
 def test_any_length_rate_and_number_of_channels_can_be_drawn(samples, rate, channels):
     assert picture(samples, rate, channels).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "$x_",
+        "a $ b $ c_^",
+        "\\frac{",
+        "絆 ☃ \U0001f941",
+        "\udcfc",
+        "\x1b[0m\n\u2028",
+        "𝄞",
+        "$$",
+        "",
+    ],
+)
+def test_any_name_can_be_written_into_a_picture(name):
+    tone = np.full((1, 2000), 0.1, np.float32)
+    png = draw_separation(name, tone, {name: tone}, 8000, notes={name: name})
+    assert pixels(png).shape[2] == 3
+
+
+DRAW = """
+import hashlib
+from tests.plugin_host.test_pictures import draw_bars, picture
+print(hashlib.sha256(picture()).hexdigest(), hashlib.sha256(draw_bars("t", [])).hexdigest())
+"""
+
+
+def test_settings_of_the_current_folder_do_not_count(tmp_path):
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\naxes.facecolor: red\nfont.size: 30\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = [hashlib.sha256(drawn).hexdigest() for drawn in (picture(), draw_bars("t", []))]
+    assert done.stdout.split() == here

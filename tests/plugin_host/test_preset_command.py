@@ -3,12 +3,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import soundfile
-from host_audio import RATE, music
 
+from bridge.request import Settings
 from plugin_host.cli import main
 from presets import parse_preset
+from tests.support.host_audio import RATE, music
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_save_show_rename_delete(preset):
     saved = shown(preset, "mine")
     assert [p.stem for p in saved.prompts] == ["vox", "drums"]
     assert [len(p.spans) for p in saved.prompts] == [1, 0]
-    assert saved.settings == {"seed": 7, "steps": 3}
+    assert saved.settings == Settings(seed=7, steps=3)
     assert preset("rename", "mine", "yours")[0] == 0
     assert preset("show", "mine")[0] == 2
     assert shown(preset, "yours") == saved
@@ -50,16 +52,38 @@ def test_save_show_rename_delete(preset):
     assert preset("show", "yours")[0] == 2
 
 
-def test_the_project_hides_the_user_hides_the_factory(preset):
+def test_the_user_hides_the_factory_and_the_current_folder_nobody(preset):
     preset("save", "band", "-p", "user", "--no-pin")
-    preset("save", "band", "-p", "project", "--no-pin", "--in-project")
-    assert shown(preset, "band").prompts[0].text == "project"
-    rows = json.loads(preset("list", "--json")[1])
-    bands = [(row["where"], row["hidden"]) for row in rows if row["name"] == "band"]
-    assert bands == [("project", False), ("user", True), ("factory", True)]
-    preset("delete", "band", "--in-project")
+    preset("save", "mine", "-p", "user", "--no-pin")
+    preset("save", "mine", "-p", "project", "--no-pin", "--in-project")
     assert shown(preset, "band").prompts[0].text == "user"
+    rows = json.loads(preset("list", "--json")[1])
+    found = [(row["name"], row["where"], row["hidden"]) for row in rows]
+    assert [row for row in found if row[0] in ("band", "mine")] == [
+        ("band", "user", False),
+        ("mine", "user", False),
+        ("band", "factory", True),
+        ("mine", "project", True),
+    ]
+    assert shown(preset, "mine").prompts[0].text == "user"
     assert "(hidden)" in preset("list")[1]
+
+
+@pytest.mark.parametrize(
+    "how", [("save", "band", "-p", "x", "--no-pin"), ("rename", "mine", "band")]
+)
+def test_a_project_cannot_name_a_preset_as_the_factory_does(preset, how):
+    preset("save", "mine", "-p", "project", "--no-pin", "--in-project")
+    code, _, err = preset(*how, "--in-project")
+    assert code == 2
+    assert "'band' comes with the program" in err
+
+
+def test_it_is_said_where_a_preset_came_from(preset):
+    preset("save", "mine", "-p", "user", "--no-pin", "--in-project")
+    assert preset("show", "band")[2] == "preset band: factory\n"
+    assert "preset mine: project, " in preset("show", "mine")[2]
+    assert "mine.toml" in preset("show", "mine")[2]
 
 
 def test_one_broken_file_does_not_hide_the_others(preset, tmp_path):
@@ -90,7 +114,7 @@ def test_export_import_diff(preset, tmp_path):
     assert preset("export", "mine", target)[0] == 0
     assert preset("export", "mine", target)[0] == 2
     assert preset("import", target)[0] == 0
-    assert preset("diff", "mine", "theirs") == (0, "", "")
+    assert preset("diff", "mine", "theirs")[:2] == (0, "")
     target.write_text(target.read_text().replace("seed = 1", "seed = 2"))
     code, out, _ = preset("diff", "mine", target)
     assert code == 1
@@ -149,16 +173,50 @@ def test_a_changed_model_is_reported(preset, bundle, tmp_path, capsys):
     assert any("another state of the model" in note for note in track["notes"])
 
 
+def test_what_ran_can_be_saved_with_the_provider_and_another_provider_is_reported(
+    preset, bundle, tmp_path, capsys
+):
+    soundfile.write(tmp_path / "song.wav", music(0.5).T, RATE)
+    call = ["separate", str(tmp_path / "song.wav"), "--in-process"]
+    options = ["-p", "lead=half", "--span", "0.1:0.3", "--seed", "5", "--model", str(bundle)]
+    assert main([*call, *options, "--save-preset", "ran", "-o", str(tmp_path / "a")]) == 0
+    capsys.readouterr()
+    saved = shown(preset, "ran")
+    assert saved.provider == "CPUExecutionProvider"
+    assert (saved.seed, saved.model) == (5, str(bundle))
+    # The model's defaults are written out, so that later ones change nothing.
+    assert None not in (saved.model_sha256, saved.steps, saved.solver, saved.window_s)
+    assert main([*call, "--preset", "ran", "-o", str(tmp_path / "b"), "--json"]) == 0
+    (track,) = json.loads(capsys.readouterr().out)["tracks"]
+    assert not [note for note in track["notes"] if "saved" in note]
+    for name in ("lead", "residual"):
+        one, two = (soundfile.read(tmp_path / d / "song" / f"{name}.wav")[0] for d in "ab")
+        assert np.array_equal(one, two)
+
+    path = tmp_path / "data" / "stembridge" / "presets" / "ran.toml"
+    path.write_text(path.read_text().replace("CPUExecutionProvider", "CUDAExecutionProvider"))
+    assert main([*call, "--preset", "ran", "-o", str(tmp_path / "b"), "--json"]) == 0
+    (track,) = json.loads(capsys.readouterr().out)["tracks"]
+    assert any("saved on CUDAExecutionProvider" in note for note in track["notes"])
+
+    again = [*call, *options, "--save-preset", "ran", "-o", str(tmp_path / "a")]
+    assert main(again) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*again, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert shown(preset, "ran").provider == "CPUExecutionProvider"
+
+
 def test_all_that_makes_a_stem_come_back_is_saved(preset):
     options = ["--seed", "7", "--steps", "3", "--solver", "euler", "--window", "4"]
     options += ["--overlap", "1", "--reconstruct", "mask", "--no-predict-spans"]
     options += ["--candidates", "2", "--watermark", "4711"]
     code, _, err = preset("save", "full", "-p", "drums", *options)
     assert code == 0, err
-    assert shown(preset, "full").settings == {
-        "seed": 7, "steps": 3, "solver": "euler", "window_s": 4.0, "overlap_s": 1.0,
-        "reconstruct": "mask", "predict_spans": False, "candidates": 2, "watermark": 4711,
-    }  # fmt: skip
+    assert shown(preset, "full").settings == Settings(
+        seed=7, steps=3, solver="euler", window_s=4.0, overlap_s=1.0,
+        reconstruct="mask", predict_spans=False, candidates=2, watermark=4711,
+    )  # fmt: skip
     code, _, err = preset("save", "bad", "-p", "drums", "--watermark", "65536")
     assert code == 2
     assert "watermark" in err

@@ -8,6 +8,7 @@ from test_ardour import CREATE, LIST, ardour
 from test_dawproject import PROJECT
 from test_reaper import FULL, SIMPLE
 
+from plugin_host import daw
 from plugin_host.cli import main
 from plugin_host.daw.project_presets import project_presets
 from presets import Preset, PresetError, PresetStem
@@ -34,6 +35,15 @@ def ardour_file(folder):
     path = folder / "a.ardour"
     path.write_text('<Session version="7002" name="a" sample-rate="48000"><Extra/></Session>')
     return path
+
+
+def test_presets_lie_beside_a_session_whose_kind_holds_none(tmp_path, monkeypatch):
+    monkeypatch.setitem(daw._KINDS, ".aup3", ("audacity", "AudacitySession"))
+    project = tmp_path / "a.aup3"
+    project.touch()
+    project_presets(project).save("mine", MINE)
+    assert project_presets(project).load("mine") == MINE
+    assert (tmp_path / ".stembridge" / "presets" / "mine.toml").exists()
 
 
 @pytest.mark.parametrize("make", [reaper, dawproject, ardour_file])

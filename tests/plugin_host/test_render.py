@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from host_audio import RATE, music
 
 from bridge import Engine, InputError
-from plugin_host import chain_from_preset, riff
+from plugin_host import chain_from_preset
 from plugin_host.cli import main
-from plugin_host.render import render_file
+from plugin_host.files import riff
+from plugin_host.render import list_audio, render_file
 from presets import Effect, Preset, PresetError, PresetStem, ResidualStem
+from tests.support.host_audio import RATE, music
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,68 @@ def test_a_folder_of_files_is_rendered_as_it_is_laid_out(render, tmp_path):
     assert [f["skipped"] for f in again] == [True, True]
 
 
+def test_one_bad_file_of_several_costs_only_itself(render, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "ac":
+        soundfile.write(tmp_path / "in" / f"{name}.wav", music(0.3).T, RATE)
+    (tmp_path / "in" / "b.wav").write_text("not audio")
+    audio = music(0.3)
+    audio[0, 7] = np.nan
+    soundfile.write(tmp_path / "in" / "d.wav", audio.T, RATE, subtype="FLOAT")
+    code, out, err = render(tmp_path / "in", tmp_path / "missing.wav", "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert [Path(row["input"]).name for row in report["files"]] == ["a.wav", "c.wav"]
+    failed = {Path(row["input"]).name: row["error"] for row in report["failed"]}
+    assert set(failed) == {"b.wav", "missing.wav", "d.wav"}
+    assert all(name in error for name, error in failed.items())
+    assert "2 of 5 files done; failed: " in err.splitlines()[-1]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "c.wav"]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_a_folder_that_cannot_be_read_is_told_and_one_that_vanished_is_not(
+    tmp_path, monkeypatch, error
+):
+    for name in ("gone", "here"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.wav").touch()
+    scan = os.scandir
+
+    def failing(path):
+        if os.path.basename(path) == "gone":
+            raise error(2, "no", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    if error is PermissionError:
+        with pytest.raises(InputError, match=r"gone: the folder cannot be read \(no\)"):
+            list(list_audio([tmp_path]))
+    else:
+        assert [found for found, _ in list_audio([tmp_path])] == [tmp_path / "here" / "a.wav"]
+
+
+def test_results_are_no_inputs_of_the_next_run(render, tmp_path):
+    soundfile.write(tmp_path / "a.wav", music(0.3).T, RATE)
+    for skipped in (False, True):
+        code, out, err = render(tmp_path, "--json")
+        assert code == 0, err
+        (row,) = json.loads(out)["files"]
+        assert (row["input"], row["skipped"]) == (str(tmp_path / "a.wav"), skipped)
+
+
+def test_a_stem_never_replaces_a_file_that_is_read(render, tmp_path):
+    folder = tmp_path / "out" / "half"
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "half.wav", music(0.3).T, RATE)
+    soundfile.write(tmp_path / "half.wav", music(0.3).T, RATE)
+    before = (folder / "half.wav").read_bytes()
+    code, _, err = render(tmp_path / "half.wav", folder / "half.wav", "--stems", "--overwrite")
+    assert code != 0
+    assert "over itself" in err
+    assert (folder / "half.wav").read_bytes() == before
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(render, bundle, tmp_path):
     (tmp_path / "in").mkdir()
     for name in "abcdef":
@@ -181,7 +244,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(render, bundle, tmp_path):
     )
     run.stdout.readline()
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
+    run.communicate()
     assert run.returncode == 130
     finished = {path.name for path in (tmp_path / "out").iterdir()}
     assert all(name.endswith(".wav") and not name.startswith(".") for name in finished)
@@ -208,7 +271,7 @@ def test_nothing_to_render_is_told(render, tmp_path, make, expected):
         (Effect("Gain", parameters={"gain": 1.0}), "no parameter 'gain'"),
         (Effect("Gain", parameters={"gain_db": "loud"}), "gain_db = 'loud' is refused"),
         (Effect("Gain", state="!"), "state cannot be restored"),
-        (Effect("/etc/hostname"), "cannot be loaded"),
+        (Effect("/etc/hostname"), "was not allowed here"),
         (Effect("Convolution"), "cannot be loaded"),
     ],
 )

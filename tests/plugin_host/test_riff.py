@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from plugin_host import riff
+from plugin_host.files import riff
 
 
 def wav(path: Path, **options: str) -> Path:

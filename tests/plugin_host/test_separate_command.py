@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from host_audio import RATE, music
 
 from plugin_host.cli import main
+from tests.support.host_audio import RATE, music
 
 
 @pytest.fixture
@@ -72,6 +72,15 @@ def test_the_json_report_is_all_of_stdout(separate, song, tmp_path):
     assert track["rtf"] > 0
     assert len(track["model_sha256"]) == 64
     assert track["null_depth_db"] is None or track["null_depth_db"] < -100
+
+
+def test_a_silent_stem_is_told_in_text_and_in_json(separate, song):
+    code, out, _ = separate(song, "--prompt", "vox=nothing", "--prompt", "half")
+    assert code == 0
+    assert "  note: no 'nothing' was heard: silence\n" in out
+    assert out.count("note:") == 1
+    _, out, _ = separate(song, "--prompt", "vox=nothing", "--json", output="again")
+    assert json.loads(out)["tracks"][0]["notes"] == ["no 'nothing' was heard: silence"]
 
 
 def test_spans_apply_to_all_or_to_the_named_stem(separate, song, tmp_path):
@@ -164,9 +173,9 @@ def test_prompts_and_settings_from_a_preset(separate, song, tmp_path):
         (["-p", "half", "--not-span", "bass@0:1"], "expected one of half"),
         (["-p", "half", "--steps", "0"], "steps is 0"),
         (["-p", "half", "--seed", "-1"], "seed is -1"),
-        (["-p", "half", "--solver", "rk4"], "expected euler, midpoint"),
+        (["-p", "half", "--solver", "rk4"], "expected euler, midpoint, ab2, unipc, cubic, tuned"),
         (["-p", "half", "--window", "1", "--overlap", "2"], "overlap shorter than the window"),
-        (["-p", "half", "--subtype", "mp3"], "expected 'float' or 'input'"),
+        (["-p", "half", "--subtype", "mp3"], "is not one of 'float', 'input'"),
         (["-p", "half", "--promt", "x"], "--prompt"),
         (["-p", "half", "--preset", "bnad"], "did you mean 'band'"),
     ],
@@ -187,7 +196,11 @@ def nan_file(path):
     soundfile.write(path, audio.T, RATE, subtype="FLOAT")
 
 
-@pytest.mark.parametrize(
+def loud_file(path):
+    soundfile.write(path, 7000 * music().T, RATE, subtype="FLOAT")
+
+
+BAD_FILES = pytest.mark.parametrize(
     ("make", "expected"),
     [
         (str, "no such file"),
@@ -195,8 +208,13 @@ def nan_file(path):
         (lambda path: path.write_text("not audio"), "not audio"),
         (lambda path: soundfile.write(path, np.zeros((0, 2)), RATE), "no samples"),
         (nan_file, "NaN or infinite"),
+        (loud_file, "expected full scale"),
+        (lambda path: soundfile.write(path, np.zeros((4410, 1)), 2_000_000), "2000000"),
     ],
 )
+
+
+@BAD_FILES
 def test_bad_files_end_in_one_line_before_anything_is_written(separate, tmp_path, make, expected):
     make(tmp_path / "bad.wav")
     code, out, err = separate(tmp_path / "bad.wav", "-p", "half")
@@ -204,6 +222,108 @@ def test_bad_files_end_in_one_line_before_anything_is_written(separate, tmp_path
     assert expected in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@BAD_FILES
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_bad_file_of_several_costs_only_itself(separate, tmp_path, make, expected, place):
+    names = ["a.wav", "b.wav"]
+    for name in names:
+        soundfile.write(tmp_path / name, music(0.3).T, RATE)
+    make(tmp_path / "bad.wav")
+    names.insert(place, "bad.wav")
+    inputs = [tmp_path / name for name in names]
+    code, out, err = separate(*inputs, "-p", "half", "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert [track["input"] for track in report["tracks"]] == [
+        str(path) for path in inputs if path.name != "bad.wav"
+    ]
+    (failed,) = report["failed"]
+    assert failed["input"] == str(tmp_path / "bad.wav")
+    assert expected in failed["error"]
+    assert "bad.wav" in failed["error"]
+    assert err.splitlines()[-1].endswith(f"2 of 3 files done; failed: {tmp_path / 'bad.wav'}")
+    assert len(files_below(tmp_path / "out")) == 4
+
+
+def test_a_span_that_does_not_fit_names_the_file(separate, song, tmp_path):
+    soundfile.write(tmp_path / "long.wav", music(4).T, RATE)
+    code, out, err = separate(song, tmp_path / "long.wav", "-p", "half", "--span", "0:3")
+    assert code == 1
+    assert f"{song}: prompt 'half': span 0:3 s lies outside" in err
+    assert str(tmp_path / "out" / "long" / "half.wav") in out
+
+
+@pytest.mark.parametrize("link", [None, os.link, os.symlink])
+def test_a_recording_is_never_replaced_by_a_stem(separate, song, tmp_path, link):
+    folder = tmp_path / "half"
+    folder.mkdir()
+    recording = folder / "half.wav"
+    song.rename(recording)
+    named = recording
+    if link is not None:
+        named = tmp_path / "elsewhere" / "half.wav"
+        named.parent.mkdir()
+        link(recording, named)
+    before = recording.read_bytes()
+    code, _, err = separate(named, "-p", "half", "--overwrite", output=".")
+    assert code == 2
+    assert "written over itself" in err
+    assert recording.read_bytes() == before
+    assert files_below(folder) == ["half.wav"]
+
+
+def test_nor_by_a_stem_of_another_recording(separate, song, tmp_path):
+    folder = tmp_path / "song"
+    folder.mkdir()
+    soundfile.write(folder / "half.wav", music(0.5).T, RATE)
+    before = (folder / "half.wav").read_bytes()
+    code, _, err = separate(song, folder / "half.wav", "-p", "half", "--overwrite", output=".")
+    assert code == 1
+    assert f"{folder / 'half.wav'}: would be written over itself" in err
+    assert (folder / "half.wav").read_bytes() == before
+    assert files_below(tmp_path / "half") == ["half.wav", "residual.wav"]
+
+
+@pytest.mark.parametrize("name", ["...wav", "..wav", ".wav", "a..wav", "-.wav"])
+def test_stems_stay_below_the_output_folder(separate, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / name, music(0.3).T, RATE, format="WAV")
+    code, out, _ = separate(tmp_path / "in" / name, "-p", "half", output="deep/out")
+    assert code == 0, out
+    assert files_below(tmp_path / "deep") != []
+    (folder,) = (tmp_path / "deep" / "out").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["half.wav", "residual.wav"]
+
+
+def test_labels_say_where_the_stems_of_prompts_and_presets_sound(separate, song, tmp_path):
+    # In the tiny model a negative span gives nothing.
+    (tmp_path / "labels.txt").write_text("0\t9\t-Vox\n0\t9\t-All\n0\t1\tbass: half\n")
+    (tmp_path / "mine.toml").write_text(
+        'format = 1\nreconstruct = "raw"\n[[prompts]]\ntext = "everything"\nname = "vox"\n'
+    )
+    code, _, err = separate(
+        song,
+        *("--preset", tmp_path / "mine.toml", "-p", "all=everything"),
+        *("--labels", tmp_path / "labels.txt"),
+    )
+    assert code == 0, err
+    stems = {name: read(tmp_path / "out" / "song" / f"{name}.wav") for name in ("vox", "all")}
+    assert {name: np.abs(audio).max() < 1e-4 for name, audio in stems.items()} == {
+        "vox": True, "all": True,
+    }  # fmt: skip
+    assert np.abs(read(tmp_path / "out" / "song" / "bass.wav")).max() > 0.01
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_stem(separate, song, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # a broken installation
+    code, out, _ = separate(song, "-p", "half", "--plot", "--json")
+    assert code == 0
+    (track,) = json.loads(out)["tracks"]
+    assert track["picture"] is None
+    assert any("no picture" in note for note in track["notes"])
+    assert files_below(tmp_path / "out") == ["song/half.wav", "song/residual.wav"]
 
 
 def test_inputs_of_one_name_are_refused_before_work(separate, song, tmp_path):
@@ -252,7 +372,7 @@ def test_silence_stays_silent(separate, tmp_path):
 
 
 def test_bext_and_cues_follow_the_audio(separate, song, tmp_path):
-    from plugin_host import riff
+    from plugin_host.files import riff
 
     chunks = [(b"bext", b"x" * 602), (b"cue ", b"\0\0\0\0")]
     riff.append_chunks(song, chunks)
@@ -276,7 +396,63 @@ def test_an_interrupt_leaves_nothing_and_exits_130(bundle, tmp_path, number):
             break
     time.sleep(0.1)
     run.send_signal(number)
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate()
     assert run.returncode == 130
+    assert err.endswith("stembridge: interrupted; nothing half-written is left\n")
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def preview_of(separate, *arguments):
+    code, out, _ = separate(*arguments, "--json")
+    assert code == 0
+    (track,) = json.loads(out)["tracks"]
+    return track
+
+
+def test_a_preview_is_of_the_loudest_seconds_and_writes_only_temporary_files(
+    separate, tmp_path, monkeypatch
+):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    audio = 0.1 * music(6, RATE)
+    audio[:, 3 * RATE : 5 * RATE] *= 5
+    song = tmp_path / "song.wav"
+    soundfile.write(song, audio.T, RATE, subtype="FLOAT")
+    track = preview_of(separate, song, "-p", "half", "--preview", "2")
+    assert track["preview"]["start_s"] == pytest.approx(3, abs=0.2)
+    assert track["preview"]["end_s"] == pytest.approx(5, abs=0.2)
+    assert not (tmp_path / "out").exists()
+    start, end = (round(track["preview"][name] * RATE) for name in ("start_s", "end_s"))
+    stems = {name: read(path) for name, path in track["files"].items()}
+    assert sorted(stems) == ["half", "residual"]
+    assert all(Path(path).is_relative_to(scratch) for path in track["files"].values())
+    np.testing.assert_allclose(sum(stems.values()), read(song)[:, start:end], atol=1e-5)
+
+
+def test_a_preview_without_a_value_is_of_fifteen_seconds_or_all(separate, song):
+    whole = soundfile.info(song).duration
+    for words in (["--preview", song, "-p", "half"], [song, "-p", "half", "--preview"]):
+        track = preview_of(separate, *words)
+        assert track["preview"]["end_s"] - track["preview"]["start_s"] == min(15, whole)
+
+
+def test_a_preview_of_a_stretch_hears_the_spans_in_it(separate, song):
+    track = preview_of(separate, song, "-p", "nothing", "--span", "0:0.5", "--preview", "0.25:1")
+    assert track["preview"] == {"start_s": 0.25, "end_s": 1.0}
+    stem = read(track["files"]["nothing"])
+    assert stem.shape[1] == round(0.75 * RATE)
+    # The span holds for the first quarter of a second of the stretch, not for the rest.
+    heard = np.abs(stem).max(axis=0)
+    assert heard[: RATE // 8].max() > 10 * heard[RATE // 2 :].max()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("9:8", "START before END"), ("900:901", "inside the"), ("0", "above 0")],
+)
+def test_a_preview_of_nothing_is_refused(separate, song, value, expected):
+    code, _, err = separate(song, "-p", "half", "--preview", value)
+    assert code != 0
+    assert expected in " ".join(err.split())

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bridge"))
-
-from sidecars import RATE, Sidecar, noise, sidecar, wait_until
-
 from bridge.errors import InputError
+from bridge.wire.keys import KeyRing
+from tests.support.sidecars import RATE, Sidecar, noise, sidecar, wait_until
 
 COMMAND = [sys.executable, "-c", "import sys; from plugin_host.cli import main; sys.exit(main())"]
 
@@ -75,15 +73,15 @@ def test_a_client_is_held_to_so_many_jobs(server: Sidecar) -> None:
             client.submit(noise(1, seed=seed), RATE, ["half"], steps=1000) for seed in range(4)
         ]
         with pytest.raises(InputError, match="3 jobs are open"):
-            handles[3].result(30)
+            handles[3].result()
         for handle in handles:
             handle.cancel()
 
 
 def test_a_model_given_to_the_server_is_asked_for_by_name(server: Sidecar) -> None:
-    from bridge.client import Client
+    from bridge.connection.client import Client
     from bridge.connection.local import LocalSidecar
-    from bridge.wire.descriptors import ModelRef
+    from bridge.wire.messages import ModelRef
 
     place = LocalSidecar(server.directory, server.cache)
     with Client(place, ModelRef("tiny")) as client:
@@ -111,7 +109,7 @@ def test_logs_are_shown_also_of_a_server_that_left(server: Sidecar) -> None:
     assert json.loads(shown[0])["event"] == "started"
     assert stembridge("stop", *place).returncode == 0
     assert server.process is not None
-    assert server.process.wait(30) == 0
+    assert server.process.wait() == 0
     left = stembridge("logs", "--lines", "1", *place).stdout.splitlines()
     assert json.loads(left[-1])["event"] == "stopped"
     gone = stembridge("status", *place)
@@ -128,6 +126,14 @@ def test_a_second_server_in_the_same_place_is_refused(tmp_path: Path) -> None:
         assert second.returncode == 2
         assert "running" in second.stderr
         assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("start", ["-h#", "--=", "--h", "-"])
+def test_a_key_may_begin_like_an_option(tmp_path: Path, start: str) -> None:
+    stembridge("keys", "new", keys=tmp_path)
+    key = start + KeyRing(tmp_path).identity().public[len(start) :]
+    assert stembridge("keys", "authorize", "studio", key, keys=tmp_path).returncode == 0
+    assert list(KeyRing(tmp_path).authorized().values()) == [key]
 
 
 def test_keys_are_made_authorised_listed_and_revoked(tmp_path: Path) -> None:

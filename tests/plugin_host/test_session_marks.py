@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from bridge import InputError, Prompt, Span
 from plugin_host.daw.marks import mark_spans, parse_range
-from plugin_host.daw.session import Clip, Marks, SessionError, Source
-from plugin_host.daw.timeline import cut_clips, spans_in_source
-from plugin_host.span_files import Label
+from plugin_host.daw.session import Clip, Marks, SessionError, Source, cut_clips, spans_in_source
+from plugin_host.files.span_files import Label
 
 RATE = 1000
 

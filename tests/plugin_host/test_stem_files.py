@@ -1,3 +1,5 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +8,11 @@ import soundfile
 
 from bridge.errors import InputError
 from bridge.request import Prompt, Span
-from plugin_host import stem_files
-from plugin_host.audio_files import AudioInfo, read_audio
-from plugin_host.stem_files import (
+from plugin_host.files import stem_files
+from plugin_host.files.audio_files import AudioInfo, read_audio
+from plugin_host.files.stem_files import (
     StemPlan,
+    comment_of,
     fit_integers,
     job_tag,
     plan_tracks,
@@ -34,13 +37,12 @@ def stems(seed=0, level=0.3):
 def test_stems_are_written_under_their_names(tmp_path):
     _, audio = stems()
     plan = StemPlan(tmp_path / "out" / "song", "FLOAT")
-    files = write_stems(plan, audio, RATE, subtype="FLOAT", tag="t", picture=b"png")
+    files = write_stems(plan, audio, RATE, subtype="FLOAT", tag="t")
     assert files == {name: plan.folder / f"{name}.wav" for name in audio}
     assert sorted(p.name for p in plan.folder.iterdir()) == [
         "bass.wav",
         "drums.wav",
         "residual.wav",
-        "spectrograms.png",
     ]
     for name, path in files.items():
         assert np.array_equal(read_audio(path)[0], audio[name])
@@ -87,6 +89,29 @@ def test_only_files_of_the_same_job_are_replaced(tmp_path):
     (tmp_path / "drums.wav").write_text("somebody's notes")
     with pytest.raises(InputError, match=r"drums\.wav exists"):
         refuse_foreign_files(paths, tag, overwrite=False)
+
+
+@pytest.mark.parametrize("place", [f"out {number}" for number in range(10)])
+def test_of_two_runs_into_one_folder_one_is_refused(tmp_path, place):
+    plan = StemPlan(tmp_path / place / "song", "FLOAT")
+    start = threading.Barrier(2)
+    jobs = {"one": stems(1)[1], "two": stems(2)[1]}
+
+    def write(tag):
+        start.wait()
+        try:
+            write_stems(plan, jobs[tag], RATE, subtype="FLOAT", tag=tag)
+        except InputError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        refusals = dict(zip(jobs, pool.map(write, jobs), strict=True))
+    winners = [tag for tag, refusal in refusals.items() if refusal is None]
+    written = {path.name: comment_of(path) for path in plan.folder.glob("*")}
+    assert len(winners) == 1
+    assert set(written.values()) == set(winners)
+    assert len(written) == 3
 
 
 def test_a_folder_in_the_way_is_never_replaced(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from presets import FactoryStore, FolderStore, Preset, PresetError, PresetStem, find_preset
-from presets.library import project_store
+from presets.library import library, locate_preset, project_store, user_store
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_two_programs_saving_at_once_lose_nothing(store):
     for program in programs:
         program.stdin.write("go\n")
         program.stdin.flush()
-    won = [int(program.communicate(timeout=60)[0]) for program in programs]
+    won = [int(program.communicate()[0]) for program in programs]
 
     assert [program.returncode for program in programs] == [0, 0]
     assert sum(won) == 20
@@ -135,19 +135,37 @@ def test_factory_presets_load_and_cannot_be_changed():
         store.load("bnd")
 
 
-def test_the_project_comes_before_the_user_and_the_factory(tmp_path):
+def test_a_project_that_was_asked_for_comes_before_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     project = project_store(tmp_path / "song")
-    user = FolderStore(tmp_path / "user", "user")
-    stores = [project, user, FactoryStore()]
-    factory = find_preset("band", stores)
-    user.save("band", preset("user"))
-    assert find_preset("band", stores) == preset("user")
-    project.save("band", preset("project"))
-    assert find_preset("band", stores) == preset("project")
-    project.delete("band")
-    user.delete("band")
-    assert find_preset("band", stores) == factory
+    project.save("mine", preset("project"))
+    assert find_preset("mine", library(project)) == preset("project")
+    user_store().save("mine", preset("user"))
+    assert find_preset("mine", library(project)) == preset("project")
+    assert find_preset("mine") == preset("user")
     assert (tmp_path / "song" / ".stembridge" / "presets").is_dir()
+
+
+def test_the_current_folder_comes_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    project_store(tmp_path).save("mine", preset("project"))
+    assert locate_preset("mine").place == f"project, {tmp_path}/.stembridge/presets/mine.toml"
+    user_store().save("mine", preset("user"))
+    assert locate_preset("mine").place == f"user, {tmp_path}/data/stembridge/presets/mine.toml"
+
+
+@pytest.mark.parametrize("name", FactoryStore().names())
+def test_no_project_takes_the_place_of_a_factory_preset(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    factory = find_preset(name)
+    project = project_store(tmp_path)
+    project.save(name, preset("project"))
+    assert locate_preset(name).place == "factory"
+    assert find_preset(name, library(project)) == factory
+    user_store().save(name, preset("user"))
+    assert find_preset(name, library(project)) == preset("user")
 
 
 def test_a_preset_is_found_by_the_path_of_its_file(tmp_path):

@@ -1,0 +1,1 @@
+"""What tests share: models of formulas, peers, sidecars, seeded weights, audio."""
