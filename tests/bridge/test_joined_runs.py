@@ -41,30 +41,35 @@ def sizes(monkeypatch) -> list[int]:
 
 
 def separate_two(engine: Engine, cancel: threading.Event | None = None):
-    """Separate two mixtures at a time, of which the first waits for the second after a step.
+    """Separate two mixtures at a time: the second joins the first after two evaluations.
 
     The second is cancelled by `cancel`, if that is given, after three evaluations.
     """
     assert isinstance(engine._model, Model)
     joined = engine._model.joined
     assert joined is not None
+    first_is_under_way = threading.Event()
 
     def first(progress):
         if progress.stage == "solve" and progress.done == 2:
+            first_is_under_way.set()
             wait_until(lambda: len(joined._members) == 2)
 
     def second(progress):
         if progress.stage == "solve" and progress.done == 3 and cancel is not None:
             cancel.set()
 
-    jobs = (
-        (noise(2), ["half", "everything"], first, None),
-        (noise(1.5, seed=1), ["everything"], second, cancel),
-    )
+    def separate_second():
+        first_is_under_way.wait()
+        return engine.separate(
+            noise(1.5, seed=1), RATE, ["everything"], progress=second, cancel=cancel, **SOLVE
+        )
+
     with ThreadPoolExecutor(2) as pool:
+        asked = ["half", "everything"]
         return [
-            pool.submit(engine.separate, mix, RATE, asked, progress=tell, cancel=stop, **SOLVE)
-            for mix, asked, tell, stop in jobs
+            pool.submit(engine.separate, noise(2), RATE, asked, progress=first, **SOLVE),
+            pool.submit(separate_second),
         ]
 
 
@@ -179,7 +184,7 @@ def test_workers_in_one_process_separate_cancel_and_survive_it() -> None:
         endless = client.submit(noise(20, seed=1), RATE, ["half"], steps=1000, solver="midpoint")
         wait_until(lambda: endless.state == "running")
         handle = client.submit(noise(2), RATE, ["half"], steps=40)
-        wait_until(lambda: handle.state == "running")
+        wait_until(lambda: handle.state != "queued")
         assert server.status().workers == 1
         endless.cancel()
         with pytest.raises(Cancelled):
