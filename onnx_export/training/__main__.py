@@ -44,6 +44,9 @@ def collect(
     ),
     packages: Annotated[bool, typer.Option(help="Take the Debian packages' sound.")] = True,
     sung: Annotated[float, typer.Option(help="Minutes that the speakers are made to sing.")] = 60.0,
+    changed: Annotated[
+        float, typer.Option(help="Minutes of the singers with another body.")
+    ] = 60.0,
     seed: int = 1,
 ) -> None:
     """Add real recordings to a stem pool, split by recording, with an index of their licences."""
@@ -53,7 +56,7 @@ def collect(
         print(f"\r{stage}: {done}/{total}  ", end="", file=sys.stderr, flush=True)
 
     for family, minutes in sorted(
-        run(out, audio or [], cache if packages else None, seed, show, sung).items()
+        run(out, audio or [], cache if packages else None, seed, show, sung, changed).items()
     ):
         print(f"{family}: {minutes:.1f} min")
 

@@ -15,13 +15,15 @@ import csv
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
+from onnx_export.training.real_set import RATE, module_stems
 from onnx_export.training.sound.families import FAMILIES, ancestors
 from onnx_export.training.sound.treatment import treat
 from onnx_export.training.stem_pool import (
@@ -35,12 +37,14 @@ from onnx_export.training.stem_pool import (
     join,
     read_mono,
 )
-from onnx_export.training.sung import collect_sung, hears_singing
+from onnx_export.training.sung import collect_singers, collect_sung, hears_singing
 
 __all__ = [
+    "MODULES",
     "SOURCES",
     "Source",
     "collect",
+    "collect_modules",
     "collect_packages",
     "collect_recordings",
     "credits_table",
@@ -139,7 +143,7 @@ def collect_recordings(
     variants: int = 3,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Add a folder of recordings to a pool; what the pool has of a family is left alone.
+    """Add a folder of recordings to a pool; what it has of a family is not added again.
 
     Parameters
     ----------
@@ -172,7 +176,8 @@ def collect_recordings(
     for number, ((family, split), members) in enumerate(sorted(parts.items())):
         if progress:
             progress(number, len(parts))
-        if pool.has(split, family):
+        # The stem with the first of the sources begins with its name.
+        if pool.has(split, family, min(row["source"].split(":")[0] for row in members)):
             continue
         rng = np.random.default_rng([seed, number])
         written += _add_family(rng, folder, family, split, members, pool, variants)
@@ -324,7 +329,7 @@ class Source:
     package, pattern : str
         Debian package, and which of its files.
     family, text : str
-        What is heard.
+        What is heard; no family where a file has stems of several.
     author, licence : str
     left_out : tuple of str
         Parts of names that are not taken.
@@ -363,6 +368,16 @@ SOURCES: tuple[Source, ...] = (
     Source("bucklespring-data", "**/*.wav", "typing", "Ico Doornekamp", "GPL-2+", joined=True,
            minutes=4),
 )  # fmt: skip
+#: Tracker modules: packages, licences, and what of them is left out because it is another's music,
+#: sings, or has instruments whose names mislead (a bassoon is no bass).
+MODULES: tuple[Source, ...] = (
+    Source("pingus-data", "**/*.it", "", "Pingus team: Yuri R. Sucupira, Craig Timpany and others",
+           "GPL-2+", left_out=("gd-matth", "gd-ite", "sorcerer", "pingus-9")),
+    Source("biniax2-data", "**/*.it", "", "Jordan Tuzsuzov", "zlib"),
+    Source("heroes-sound-tracks", "**/*.xm", "", "Alexel, ToalNkor", "GPL-2+"),
+    Source("pachi-data", "**/*.s3m", "", "Peter Hajba", "GPL-2+"),
+)  # fmt: skip
+_MODULE_S = 60.0
 #: Groups whose split is not left to chance.
 _GROUP_SPLITS = {
     "festvox-ru": "train",
@@ -467,6 +482,52 @@ def collect_packages(
     return written
 
 
+def collect_modules(
+    cache: Path,
+    pool: Pool,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Add the instruments of tracker modules to a pool, each module a song.
+
+    Parameters
+    ----------
+    cache : Path
+        Where packages are unpacked.
+    pool : Pool
+        A package that it has sound of is left alone.
+    progress : callable
+        Receives packages done and packages.
+
+    Returns
+    -------
+    int
+        Stems written.
+    """
+    written = 0
+    for number, source in enumerate(MODULES):
+        if not any(pool.has("train", family, f"Debian {source.package}") for family in FAMILIES):
+            for path in _files(source, fetch_package(source.package, cache)):
+                if not is_held_out_file(source.package, path.name):
+                    written += _add_module(source, path, pool)
+            pool.save()
+        if progress:
+            progress(number + 1, len(MODULES))
+    return written
+
+
+def _add_module(source: Source, path: Path, pool: Pool) -> int:
+    group = f"{source.package}-{path.stem.lower()}"
+    split = "valid" if draws_validation(group) else "train"
+    written = 0
+    for family, stem in module_stems(path, 0.0, _MODULE_S).items():
+        if family in FAMILIES:
+            origin = replace(_package_origin(source, group), family=family)
+            audio = np.asarray(soxr.resample(stem.mean(axis=0), RATE, POOL_RATE), np.float32)
+            written += pool.add(split, origin, f"module-{group}", "named", audio)
+    return written
+
+
 def _package_origin(source: Source, group: str) -> Origin:
     return Origin(source.family, source.text, group, f"Debian {source.package}", source.author,
                   source.licence)  # fmt: skip
@@ -534,6 +595,7 @@ def collect(
     seed: int,
     progress: Callable[[str, int, int], None],
     sung_minutes: float = 60.0,
+    changed_minutes: float = 60.0,
 ) -> dict[str, float]:
     """Add real sound to a stem pool.
 
@@ -550,6 +612,8 @@ def collect(
         Receives a stage, done and total.
     sung_minutes : float
         Of lines that speakers are made to sing; see `collect_sung`.
+    changed_minutes : float
+        Of singers who get another body; see `collect_singers`.
 
     Returns
     -------
@@ -568,8 +632,13 @@ def collect(
             keep=lambda audio: not hears_singing(audio),
             progress=partial(progress, "packages"),
         )
+        collect_modules(cache, pool, progress=partial(progress, "modules"))
     if sung_minutes > 0:
         collect_sung(pool, minutes=sung_minutes, seed=seed, progress=partial(progress, "singing"))
+    if changed_minutes > 0:
+        collect_singers(
+            pool, minutes=changed_minutes, seed=seed, progress=partial(progress, "singers")
+        )
     return pool.minutes()
 
 
@@ -594,9 +663,9 @@ def credits_table(folders: Sequence[Path]) -> str:
                 author = "as the source names them" if "](" in row["author"] else row["author"]
                 key = row["source"].split("@")[0], author, row["licence"]
                 found.setdefault(key, set()).add(row["label"].removeprefix("other-sounds/"))
-    for source in SOURCES:
+    for source in (*SOURCES, *MODULES):
         key = f"Debian {source.package}", source.author, source.licence
-        found.setdefault(key, set()).add(source.family)
+        found.setdefault(key, set()).add(source.family or "drums, bass and other instruments")
     lines = ["| source | author | licence | what |", "| --- | --- | --- | --- |"]
     for key, labels in sorted(found.items()):
         cells = (*key, ", ".join(sorted(labels)))

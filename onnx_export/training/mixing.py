@@ -133,12 +133,34 @@ def cabinet_curve(rng: np.random.Generator, hertz: NDArray[np.float64]) -> NDArr
 def in_a_studio(
     rng: np.random.Generator, wav: NDArray[np.float32], rate: int
 ) -> NDArray[np.float32]:
-    """Treat a voice (samples,) as productions do, with a compressor and a room: (2, samples)."""
+    """Treat a voice (samples,) as productions do: (2, samples).
+
+    With a compressor, some dirt, a doubling chorus, an echo and a room.
+    """
     rms_db = 20 * np.log10(max(float(np.sqrt(np.mean(np.square(wav), dtype=np.float64))), 1e-4))
     chain: list[pedalboard.Plugin] = [pedalboard.HighpassFilter(float(rng.uniform(40, 160)))]
     if rng.random() < 0.7:
         threshold_db = rms_db + rng.uniform(-10, 6)
         chain.append(pedalboard.Compressor(float(threshold_db), float(rng.uniform(1.5, 8))))
+    if rng.random() < 0.15:
+        chain.append(pedalboard.Distortion(float(rng.uniform(2, 14))))
+    if rng.random() < 0.15:
+        chain.append(
+            pedalboard.Chorus(
+                rate_hz=float(rng.uniform(0.2, 1.5)),
+                depth=float(rng.uniform(0.05, 0.3)),
+                centre_delay_ms=float(rng.uniform(6, 20)),
+                mix=float(rng.uniform(0.1, 0.5)),
+            )
+        )
+    if rng.random() < 0.25:
+        chain.append(
+            pedalboard.Delay(
+                delay_seconds=float(rng.uniform(0.08, 0.6)),
+                feedback=float(rng.uniform(0, 0.5)),
+                mix=float(rng.uniform(0.05, 0.3)),
+            )
+        )
     if rng.random() < 0.8:
         chain.append(
             pedalboard.Reverb(

@@ -611,29 +611,45 @@ def _productions(recordings: Sequence[Recording]) -> Iterator[tuple[str, dict[st
                 yield f"{song.lower().replace(' ', '-')}-{number}", stems
 
 
+def module_stems(path: Path, first_s: float, seconds: float) -> dict[str, Audio]:
+    """Render a passage of a module as stems, by the names that its instruments have.
+
+    Parameters
+    ----------
+    path : Path
+    first_s, seconds : float
+        Where the passage begins and how long it is at most.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (2, samples)
+        What is heard of each family, and ``other``: the instruments whose names do not say what
+        they are, and all that muting changes. Their sum is the passage.
+    """
+    size, first = round(seconds * RATE), round(first_s * RATE)
+    module = Module(path)
+    groups: dict[str, list[int]] = {}
+    for number, name in enumerate(module.names):
+        low = name.casefold()
+        family = next(
+            (f for f, words in _INSTRUMENT_WORDS if any(w in low for w in words.split())),
+            _OTHER,
+        )
+        groups.setdefault(family, []).append(number)
+    whole = module.render(RATE, first_s + seconds)[:, first : first + size]
+    stems = {
+        family: module.render(RATE, first_s + seconds, numbers)[:, first:][:, :size]
+        for family, numbers in groups.items()
+    }
+    power = np.mean(np.square(whole))
+    heard = {f: stem for f, stem in stems.items() if np.mean(np.square(stem)) > 3e-3 * power}
+    heard[_OTHER] = whole - sum(stem for f, stem in heard.items() if f != _OTHER)
+    return heard
+
+
 def _modules(unpacked: Path | None) -> Iterator[tuple[str, dict[str, Audio]]]:
-    """Render 20 s of modules, instruments by the names that they have."""
-    size, first = round(_PIECE_S * RATE), round(_MODULE_START_S * RATE)
     for path in _find(MODULES, unpacked):
-        module = Module(path)
-        groups: dict[str, list[int]] = {}
-        for number, name in enumerate(module.names):
-            low = name.casefold()
-            family = next(
-                (f for f, words in _INSTRUMENT_WORDS if any(w in low for w in words.split())),
-                _OTHER,
-            )
-            groups.setdefault(family, []).append(number)
-        whole = module.render(RATE, _MODULE_START_S + _PIECE_S)[:, first : first + size]
-        stems = {
-            family: module.render(RATE, _MODULE_START_S + _PIECE_S, numbers)[:, first:][:, :size]
-            for family, numbers in groups.items()
-        }
-        power = np.mean(np.square(whole))
-        heard = {f: stem for f, stem in stems.items() if np.mean(np.square(stem)) > 3e-3 * power}
-        # What is too soft to be asked for, and what muting changes, belongs to the rest.
-        heard[_OTHER] = whole - sum(stem for f, stem in heard.items() if f != _OTHER)
-        yield path.stem.lower(), heard
+        yield path.stem.lower(), module_stems(path, _MODULE_START_S, _PIECE_S)
 
 
 def _scenes(

@@ -471,9 +471,31 @@ class _Part:
     root: Path
     share: float
     given: Mapping[str, tuple[str, ...]]
-    texts: Mapping[str, str]
     by_family: dict[str, list[Path]] = field(default_factory=dict)
     songs: list[list[Stem]] = field(default_factory=list)
+    #: By path below the root, of stems of recordings: their own phrase, and who or what is heard.
+    texts: dict[str, str] = field(default_factory=dict)
+    _groups: dict[str, str] = field(default_factory=dict)
+    _by_group: dict[str, list[list[Path]]] = field(default_factory=dict)
+
+    def read_index(self) -> None:
+        """Read what is known of recordings, and forget what was read before."""
+        self.texts, self._groups, self._by_group = {}, {}, {}
+        if (self.root / INDEX_FILE).is_file():
+            with (self.root / INDEX_FILE).open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file, delimiter="\t"):
+                    self._groups[row["path"]] = row["group"]
+                    if row["text"]:
+                        self.texts[row["path"]] = row["text"].lower()
+
+    def by_group(self, family: str) -> list[list[Path]]:
+        """Return a family's stems by singer, player or recording; those of no recording as one."""
+        if family not in self._by_group:
+            groups: dict[str, list[Path]] = defaultdict(list)
+            for path in self.by_family[family]:
+                groups[self._groups.get(path.relative_to(self.root).as_posix(), "")].append(path)
+            self._by_group[family] = list(groups.values())
+        return self._by_group[family]
 
 
 class StemPool:
@@ -514,12 +536,7 @@ class StemPool:
                 f"{pool_rate(root)} Hz"
             )
         path = root / PROMPTS_FILE
-        texts = {}
-        if (root / INDEX_FILE).is_file():
-            with (root / INDEX_FILE).open(newline="", encoding="utf-8") as file:
-                rows = csv.DictReader(file, delimiter="\t")
-                texts = {row["path"]: row["text"].lower() for row in rows if row["text"]}
-        return _Part(root, share, read_prompts(path) if path.is_file() else {}, texts)
+        return _Part(root, share, read_prompts(path) if path.is_file() else {})
 
     def refresh(self) -> None:
         """Read the directories again: a pool may grow while it is used."""
@@ -533,6 +550,7 @@ class StemPool:
                 for path in paths:
                     by_song[path.name.split("__")[0]].append((folder.name, path))
             part.by_family = by_family
+            part.read_index()
             part.songs = [stems for _, stems in sorted(by_song.items()) if len(stems) > 1]
         found = {family for part in self._parts for family in part.by_family}
         if len(found) < 2:
@@ -578,9 +596,16 @@ class StemPool:
         return sorted({name for family in families for name in self._of_kind.get(family, ())})
 
     def any_stem(self, rng: np.random.Generator, family: str) -> Path:
-        """Choose a stem of a family."""
+        """Choose a stem of a family.
+
+        First a singer, player or recording, each as often as the root of how many stems there are
+        of it: one who sang much is heard more often than others, but does not drown them. What is
+        synthesised counts as one.
+        """
         part = _draw(rng, [part for part in self._parts if family in part.by_family])
-        paths = part.by_family[family]
+        groups = part.by_group(family)
+        often = np.sqrt([len(group) for group in groups])
+        paths = groups[int(rng.choice(len(groups), p=often / often.sum()))]
         return paths[int(rng.integers(len(paths)))]
 
     def song(self, rng: np.random.Generator) -> list[Stem]:

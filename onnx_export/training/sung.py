@@ -1,19 +1,21 @@
-"""Sung lines made of speech: the words of a speaker on a melody.
+"""More singers than the pool has: speakers on a melody, and singers with another body.
 
 The pool has few singers and many speakers. WORLD (Morise, Yokomori and Ozawa 2016) takes a stretch
-of speech apart into pitch, spectral envelope and aperiodicity. Here its pitch becomes a melody with
-glides and vibrato, its vowels are held as long as the notes, and its envelope gets the ring near
-3 kHz that trained singers have (Sundberg 1974). What a detector of singing does not take for
-singing is left out.
+of a voice apart into pitch, spectral envelope and aperiodicity. Here a speaker's pitch becomes a
+melody with glides and vibrato, its vowels are held as long as the notes, and its envelope gets the
+ring near 3 kHz that trained singers have (Sundberg 1974). What a detector of singing does not take
+for singing is left out. A singer keeps melody and time, but gets another range and another length
+of the vocal tract.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,22 @@ from numpy.typing import NDArray
 from onnx_export.training.sound.treatment import treat
 from onnx_export.training.stem_pool import POOL_RATE, Origin, Pool
 
-__all__ = ["choir", "collect_sung", "hears_singing", "sing", "sung_share"]
+__all__ = [
+    "another_singer",
+    "choir",
+    "collect_singers",
+    "collect_sung",
+    "hears_singing",
+    "sing",
+    "sung_share",
+]
 
 Audio = NDArray[np.float32]
 
 _SOURCE = "sung with WORLD"
+_CHANGED = "changed with WORLD"
+#: Who is given another body.
+_SINGERS = ("lead-vocals", "male-singer", "female-singer", "rap")
 _FRAME_S = 0.005
 _STEM_S = 30.0
 #: Of speech that is made into one line; notes make it longer.
@@ -45,6 +58,11 @@ _NOTE_BEATS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 _NOTE_SHARES = (0.1, 0.4, 0.35, 0.05, 0.06, 0.04)
 #: Syllables follow each other at least this far apart.
 _SYLLABLE_S = 0.13
+#: Most semitones by which another singer is higher or lower.
+_MOVED = 8.0
+#: What a semitone does to the formants, as a logarithm, and how far bodies differ beside it: men
+#: and women are about an octave apart, and a sixth in their formants (Titze 1989).
+_FORMANTS_PER_SEMITONE, _BODIES = 0.015, 0.06
 
 
 def _world() -> Any:
@@ -123,15 +141,11 @@ def sing(rng: np.random.Generator, speech: Audio) -> tuple[Audio, str] | None:
         The line, with a peak of 0.7, and its family, ``male-singer`` or ``female-singer``; None for
         speech in which fewer than three syllables are found.
     """
-    world = _world()
-    audio = speech.astype(np.float64)
-    rough, times = world.dio(audio, POOL_RATE, frame_period=_FRAME_S * 1000)
-    f0 = world.stonemask(audio, rough, times, POOL_RATE)
-    voiced = f0 > 0
-    if voiced.sum() < 50:
+    taken = _taken_apart(speech)
+    if taken is None:
         return None
-    envelope = world.cheaptrick(audio, f0, times, POOL_RATE)
-    aperiodicity = world.d4c(audio, f0, times, POOL_RATE)
+    f0, envelope, aperiodicity = taken
+    voiced = f0 > 0
     vowels = _syllables(np.sqrt(envelope.sum(axis=1)), voiced)
     if len(vowels) < 3:
         return None
@@ -165,21 +179,74 @@ def sing(rng: np.random.Generator, speech: Audio) -> tuple[Audio, str] | None:
         float(rng.uniform(0, 9)) / 10 * np.exp(-(((hertz - rng.uniform(2600, 3300)) / 450) ** 2))
     )
     # Another length of the vocal tract makes another singer.
-    stretched = np.clip(np.arange(bins) / float(rng.uniform(0.88, 1.14)), 0, bins - 1)
+    shaped = _with_formants(envelope[index], float(rng.uniform(0.88, 1.14))) * ring
+    breath = np.clip(aperiodicity[index] * float(rng.uniform(0.5, 1.0)), 1e-3, 1 - 1e-3)
+    breath[sung == 0] = aperiodicity[index][sung == 0]
+    line = _put_together(sung, shaped, breath)
+    return None if line is None else (line, "female-singer" if high else "male-singer")
+
+
+def another_singer(rng: np.random.Generator, line: Audio) -> Audio | None:
+    """Sing what a singer sings with another body: higher or lower, with other formants and breath.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the singer.
+    line : ndarray, shape (samples,)
+        At the rate of the pool.
+
+    Returns
+    -------
+    ndarray of shape (samples,) or None
+        The line, with a peak of 0.7; None for one without a pitch.
+    """
+    taken = _taken_apart(line)
+    if taken is None:
+        return None
+    f0, envelope, aperiodicity = taken
+    moved = float(rng.uniform(-_MOVED, _MOVED))
+    formants = float(np.exp(_FORMANTS_PER_SEMITONE * moved + rng.normal(0, _BODIES)))
+    breath = aperiodicity ** float(rng.uniform(0.7, 1.6))
+    shaped = _with_formants(envelope, formants)
+    other = _put_together(f0 * 2 ** (moved / 12), shaped, np.clip(breath, 1e-3, 1 - 1e-3))
+    return None if other is None else other[: len(line)]
+
+
+def _taken_apart(
+    voice: Audio,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return pitch (frames,), envelope and aperiodicity (frames, bins); None where none sounds."""
+    world = _world()
+    audio = voice.astype(np.float64)
+    rough, times = world.dio(audio, POOL_RATE, frame_period=_FRAME_S * 1000)
+    f0 = world.stonemask(audio, rough, times, POOL_RATE)
+    if (f0 > 0).sum() < 50:
+        return None
+    envelope = world.cheaptrick(audio, f0, times, POOL_RATE)
+    return f0, envelope, world.d4c(audio, f0, times, POOL_RATE)
+
+
+def _with_formants(envelope: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """Move what an envelope (frames, bins) has at each frequency to so many times it."""
+    bins = envelope.shape[1]
+    stretched = np.clip(np.arange(bins) / factor, 0, bins - 1)
     low = stretched.astype(int)
     part = stretched - low
     up = np.minimum(low + 1, bins - 1)
-    shaped = (envelope[index][:, low] * (1 - part) + envelope[index][:, up] * part) * ring
-    breath = np.clip(aperiodicity[index] * float(rng.uniform(0.5, 1.0)), 1e-3, 1 - 1e-3)
-    breath[sung == 0] = aperiodicity[index][sung == 0]
-    line = world.synthesize(
-        sung, np.ascontiguousarray(shaped), np.ascontiguousarray(breath), POOL_RATE,
+    return np.asarray(envelope[:, low] * (1 - part) + envelope[:, up] * part)
+
+
+def _put_together(
+    pitch: NDArray[np.float64], envelope: NDArray[np.float64], breath: NDArray[np.float64]
+) -> Audio | None:
+    """Synthesise a voice with a peak of 0.7; None for silence."""
+    line = _world().synthesize(
+        pitch, np.ascontiguousarray(envelope), np.ascontiguousarray(breath), POOL_RATE,
         frame_period=_FRAME_S * 1000,
     )  # fmt: skip
     peak = float(np.abs(line).max(initial=0.0))
-    if peak < 1e-5:
-        return None
-    return np.asarray(line * (0.7 / peak), np.float32), ("female-singer" if high else "male-singer")
+    return None if peak < 1e-5 else np.asarray(line * (0.7 / peak), np.float32)
 
 
 def choir(rng: np.random.Generator, line: Audio, voices: int) -> Audio:
@@ -251,6 +318,61 @@ def collect_sung(
             if progress and split == "train":
                 progress(round(done), round(wanted))
         pool.save()
+    return written
+
+
+def collect_singers(
+    pool: Pool,
+    *,
+    minutes: float = 60.0,
+    seed: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Add what the singers of a pool sing in training, sung by others; see `another_singer`.
+
+    Parameters
+    ----------
+    pool : Pool
+        With singers that `collect_recordings` added.
+    minutes : float
+        The most that is added. A pool that has such lines is left alone.
+    seed : int
+    progress : callable
+        Receives minutes done and minutes.
+
+    Returns
+    -------
+    int
+        Stems written.
+    """
+    if pool.has("train", "lead-vocals", _CHANGED):
+        return 0
+    groups: dict[str, list[tuple[str, Origin]]] = defaultdict(list)
+    for family in _SINGERS:
+        for path, origin in pool.stems("train", family):
+            if not origin.source.startswith(_SOURCE):
+                groups[origin.group].append((path, origin))
+    rng = np.random.default_rng([seed, len(_CHANGED)])
+    # One of each group in turn, so that whoever sang most is not everywhere.
+    order = [[group[i] for i in rng.permutation(len(group))] for _, group in sorted(groups.items())]
+    done, written = 0.0, 0
+    for path, origin in (one for row in zip_longest(*order) for one in row if one is not None):
+        if done >= minutes:
+            break
+        stem = np.load(pool.root / path).astype(np.float32) / 32768
+        other = another_singer(rng, stem[: int(_STEM_S * POOL_RATE)])
+        if other is None:
+            continue
+        done += len(other) / POOL_RATE / 60
+        changed = replace(
+            origin, family="lead-vocals", text="", group=f"changed-{origin.group}",
+            source=f"{_CHANGED} from {origin.source}",
+        )  # fmt: skip
+        song = f"changed-{Path(path).stem.split('__')[0]}"
+        written += int(pool.add("train", changed, song, "line", other))
+        if progress:
+            progress(round(done), round(minutes))
+    pool.save()
     return written
 
 

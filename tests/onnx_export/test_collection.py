@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_export.training.collect import collect, credits_table
+from onnx_export.training.collect import MODULES, collect, collect_modules, credits_table
 from onnx_export.training.stem_pool import (
     INDEX_FILE,
     POOL_RATE,
@@ -23,7 +23,8 @@ from onnx_export.training.stem_pool import (
     read_mono,
     synthesise_pool,
 )
-from onnx_export.training.sung import choir, collect_sung, sing, sung_share
+from onnx_export.training.sung import another_singer, choir, collect_sung, sing, sung_share
+from tests.support.modules import write_module
 
 COLUMNS = ("path", "label", "text", "seconds", "group", "song", "stem", "source", "author",
            "licence", "onsets")  # fmt: skip
@@ -125,7 +126,63 @@ def test_the_index_tells_of_every_stem(pool):
     stems = StemPool(pool, "train")
     assert stems.text(next((pool / "train" / "dog-barking").glob("*.npy"))) == "dog barking"
     assert "vocals" in stems.prompted  # what a singer is a kind of
-    assert stems.kinds_of("vocals") == ["male-singer"]
+    assert stems.kinds_of("vocals") == ["lead-vocals", "male-singer"]
+
+
+def test_a_singer_is_heard_with_another_body_too(pool):
+    written = Pool(pool).stems("train", "lead-vocals")
+    assert {origin.group for _, origin in written} == {"changed-vocobox-martin"}
+    assert not (pool / "test" / "lead-vocals").exists()
+
+
+def test_a_second_folder_adds_to_a_family_that_the_first_has(recordings, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (recordings / "index.tsv").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(("path", "man"))]
+    (other / "index.tsv").write_text("\n".join(rows).replace("vocobox-martin", "choir-anna") + "\n")
+    (other / "man.flac").write_bytes((recordings / "man.flac").read_bytes())
+    root = tmp_path / "pool"
+    collect(root, [recordings, other], None, 1, lambda *_: None, 0, 0)
+    groups = {origin.group for family in ("male-singer", "lead-vocals")
+              for _, origin in Pool(root).stems("train", family)}  # fmt: skip
+    assert groups == {"vocobox-martin", "choir-anna"}
+
+
+@pytest.mark.needs("libopenmpt0")
+@pytest.mark.slow
+def test_instruments_of_modules_that_are_not_held_out_become_stems(tmp_path):
+    cache, pool = tmp_path / "packages", Pool(tmp_path / "pool")
+    for source in MODULES:
+        folder = cache / source.package
+        folder.mkdir(parents=True)
+        kind = source.pattern.split(".")[-1]
+        for name in ("pingus-1", "pingus-2", "gd-matth"):  # the first is held out of its package
+            write_module(folder / f"{name}.{kind}", ["BassDrum 1", "slap bass", "lead"])
+    written = collect_modules(cache, pool)
+    assert written == len(list(pool.root.glob("*/*/*.npy"))) > 0
+    for split in ("train", "valid"):
+        for family in ("drums", "bass"):
+            groups = {origin.group for _, origin in pool.stems(split, family)}
+            assert not groups & {"pingus-data-pingus-1", "pingus-data-gd-matth"}
+    assert not list(pool.root.glob("*/other"))
+    songs = StemPool(pool.root, "train")._parts[0].songs
+    assert {tuple(sorted(family for family, _ in stems)) for stems in songs} == {("bass", "drums")}
+    assert collect_modules(cache, pool) == 0
+
+
+def test_whoever_sang_much_does_not_drown_the_others(tmp_path):
+    pool = Pool(tmp_path)
+    sound = np.full(POOL_RATE, 0.5, np.float32)
+    for group, count in (("often", 81), ("once", 1)):
+        who = Origin("rain", "", group, "owner/name", "Someone", "CC0-1.0")
+        for number in range(count):
+            pool.add("train", who, f"{group}-{number}", "rain", sound)
+    pool.add("train", Origin("wind", "", "w", "owner/name", "Someone", "CC0-1.0"), "w", "w", sound)
+    pool.save()
+    stems, rng = StemPool(tmp_path, "train"), np.random.default_rng(0)
+    once = [stems.any_stem(rng, "rain").name.startswith("once") for _ in range(400)]
+    assert 0.05 < np.mean(once) < 0.16  # 1 in 10, not 1 in 82
 
 
 def test_what_is_there_is_not_made_again(recordings, pool):
@@ -230,6 +287,27 @@ def test_what_is_no_speech_is_not_sung():
     assert sing(np.random.default_rng(0), np.zeros(4 * POOL_RATE, np.float32)) is None
     noise = np.random.default_rng(0).standard_normal(4 * POOL_RATE).astype(np.float32)
     assert sing(np.random.default_rng(0), noise) is None
+
+
+@pytest.mark.needs("espeak-ng")
+def test_another_singer_keeps_the_time_and_has_another_pitch(spoken):
+    import pyworld
+
+    def middle_hertz(line):
+        pitch, _ = pyworld.dio(line.astype(np.float64), POOL_RATE)
+        return np.median(pitch[pitch > 0])
+
+    line = sing(np.random.default_rng(3), spoken)[0]
+    others = [another_singer(np.random.default_rng(seed), line) for seed in (1, 1, 2)]
+    assert np.array_equal(others[0], others[1])
+    for seed, other in zip((1, 2), others[1:], strict=True):
+        moved = np.random.default_rng(seed).uniform(-8, 8)  # the first that is drawn
+        assert 12 * np.log2(middle_hertz(other) / middle_hertz(line)) == pytest.approx(moved, abs=1)
+        assert len(other) <= len(line) < len(other) + POOL_RATE // 10
+        loudness = [np.abs(x[: len(other) // 240 * 240]).reshape(-1, 240).max(axis=1)
+                    for x in (line, other)]  # fmt: skip
+        assert np.corrcoef(*loudness)[0, 1] > 0.7
+    assert another_singer(np.random.default_rng(0), np.zeros(POOL_RATE, np.float32)) is None
 
 
 @pytest.mark.needs("espeak-ng")
