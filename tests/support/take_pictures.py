@@ -1,10 +1,10 @@
 """Take the pictures of the pages from real programs: ``python -m tests.support.take_pictures``.
 
-The README's is what ``stembridge demo`` draws, in fewer colours and pixels. The panel's
-is the page in chromium; in other sizes and colours it goes to the temporary folder, to be looked
-at. Ardour and Audacity run under Xvfb, each with a track of the bundled demonstration that stems
-were added to by
-``stembridge session apply``. Names as arguments (``separated``, ``panel``) take only those.
+The README's is what ``stembridge demo`` draws, in fewer colours and pixels. The panel's is the page
+in chromium; in other sizes and colours, and with a clip, it goes to the temporary folder, to be
+looked at. Ardour and Audacity run under Xvfb, each with a track of the bundled demonstration that
+stems were added to by ``stembridge session apply``. Names as arguments (``separated``, ``panel``,
+``clips``) take only those.
 """
 
 import os
@@ -28,6 +28,10 @@ from plugin_host.cli.demo import read_demo_audio
 from plugin_host.daw.audacity import Audacity
 from plugin_host.files.stem_files import PICTURE
 from tests.plugin_host import test_ardour, test_audacity
+from tests.plugin_host.panel.test_clips import LOADING_MS, click
+from tests.plugin_host.panel.test_marking import drop
+from tests.plugin_host.test_video_files import write_clip
+from tests.support import sam2, tiny_bundle
 from tests.support.panels import running_panel
 
 SIZE = (1280, 720)
@@ -133,6 +137,50 @@ def panel(folder, target):
         browser.close()
 
 
+def clips(folder, _target):
+    """A clip in the panel with a click and a painted mask, in all sizes and themes, to look at."""
+    width, height = 320, 180
+    shade = np.linspace(60, 120, width, dtype=np.uint8)[None, :, None]
+    frames = []
+    for number in range(60):
+        frame = np.broadcast_to(shade, (height, width, 3)).copy()
+        frame[60:120, 40 + 3 * number : 100 + 3 * number] = (250, 200, 30)
+        frames.append(frame)
+    clip = write_clip(folder / "street.mkv", frames)
+    model = tiny_bundle.build(folder / "sees", tiny_bundle.Tiny(video=True, input_rms_db=None))
+    network = folder / "sam2"
+    network.mkdir()
+    sam2.build(network)
+    song = demonstration(folder / "song.wav")
+    options = ("--model", model, "-p", "half", "-p", "two=half", "--network", network)
+    chromium = {"executable_path": "/usr/bin/chromium", "args": ["--no-sandbox"]}
+    with running_panel(song, *options) as running, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**chromium)
+        for theme in ("dark", "light"):
+            for name, (wide, high) in WINDOWS.items():
+                page = browser.new_page(
+                    viewport={"width": wide, "height": high}, color_scheme=theme
+                )
+                page.goto(running.address)
+                page.wait_for_selector(".lane.prompt")
+                if running.state()["prompts"][0]["shown"] is None:
+                    drop(page, '.lane[data-key="p1"] .view', clip.name, clip.read_bytes())
+                else:
+                    page.locator('.lane[data-key="p1"] .film').click()
+                page.wait_for_selector("#clip-dialog[open]")
+                page.wait_for_timeout(1500)
+                if not running.state()["prompts"][0]["shown"]["clicks"]:
+                    click(page, 0.2, 0.5)
+                    click(page, 0.8, 0.2, button="right")
+                    page.wait_for_selector("#clip-masks:has-text('Followed')", timeout=LOADING_MS)
+                page.screenshot(path=Path(tempfile.gettempdir()) / f"clip-{name}-{theme}.png")
+                page.keyboard.press("Escape")
+                page.wait_for_timeout(300)
+                page.screenshot(path=Path(tempfile.gettempdir()) / f"lanes-{name}-{theme}.png")
+                page.close()
+        browser.close()
+
+
 def ardour(folder, target):
     """Picture of Ardour with the stems of a track."""
     display = ":91"
@@ -210,6 +258,7 @@ HOST = Path(__file__).parents[2] / "plugin_host"
 TAKEN = {
     HOST / "demo" / "separated.png": separated,
     HOST / "panel" / "panel.png": panel,
+    Path("clips"): clips,
     HOST / "daw" / "pictures" / "ardour.png": ardour,
     HOST / "daw" / "pictures" / "audacity.png": audacity,
 }
