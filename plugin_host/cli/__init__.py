@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    The exit code: 0 done; 1 an error of ours; 2 something to be changed by the user, told in one
-    line on stderr; 130 interrupted.
+    The exit code: 0 done; 1 an error of ours, or some of several files failed; 2 something to be
+    changed by the user, told in one line on stderr; 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     console.make_streams_lenient()

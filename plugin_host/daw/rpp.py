@@ -77,7 +77,7 @@ def parse(text: str) -> Chunk:
     if len(stack) != 1 or not root.chunks("REAPER_PROJECT"):
         raise SessionError(
             f"not a complete REAPER project: it breaks off in line {number}; use an earlier copy "
-            "of it, such as the .rpp-bak beside it"
+            "of it, as REAPER keeps them in .rpp-bak files"
         )
     return root
 
