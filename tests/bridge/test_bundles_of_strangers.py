@@ -333,7 +333,7 @@ with Engine(sys.argv[1]) as engine:
 IN_A_SIDECAR = """
 import sys, numpy as np
 from bridge import Client
-with Client.local(sys.argv[1], idle_timeout_s=0.1) as client:
+with Client.local(sys.argv[1], idle_timeout_s=3) as client:
     client.separate(np.full((1, 8000), 0.1, np.float32), 16_000, ["half"])
 """
 FROM_FILE_TO_FILES = """

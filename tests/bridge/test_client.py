@@ -258,7 +258,7 @@ def test_two_clients_that_miss_the_server_start_one() -> None:
 
 def test_an_idle_server_leaves() -> None:
     with sidecar(start=False) as server:
-        with server.client(idle_timeout_s=0.2) as client:
+        with server.client(idle_timeout_s=2) as client:
             client.separate(noise(1), RATE, ["half"])
             assert server.pids()
         wait_until(lambda: not server.pids())
