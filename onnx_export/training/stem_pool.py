@@ -604,8 +604,10 @@ class StemPool:
         """
         part = _draw(rng, [part for part in self._parts if family in part.by_family])
         groups = part.by_group(family)
-        often = np.sqrt([len(group) for group in groups])
-        paths = groups[int(rng.choice(len(groups), p=often / often.sum()))]
+        paths = groups[0]
+        if len(groups) > 1:
+            often = np.sqrt([len(group) for group in groups])
+            paths = groups[int(rng.choice(len(groups), p=often / often.sum()))]
         return paths[int(rng.integers(len(paths)))]
 
     def song(self, rng: np.random.Generator) -> list[Stem]:
