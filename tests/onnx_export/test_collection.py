@@ -23,7 +23,14 @@ from onnx_export.training.stem_pool import (
     read_mono,
     synthesise_pool,
 )
-from onnx_export.training.sung import another_singer, choir, collect_sung, sing, sung_share
+from onnx_export.training.sung import (
+    _world,
+    another_singer,
+    choir,
+    collect_sung,
+    sing,
+    sung_share,
+)
 from tests.support.modules import write_module
 
 COLUMNS = ("path", "label", "text", "seconds", "group", "song", "stem", "source", "author",
@@ -291,10 +298,8 @@ def test_what_is_no_speech_is_not_sung():
 
 @pytest.mark.needs("espeak-ng")
 def test_another_singer_keeps_the_time_and_has_another_pitch(spoken):
-    import pyworld
-
     def middle_hertz(line):
-        pitch, _ = pyworld.dio(line.astype(np.float64), POOL_RATE)
+        pitch, _ = _world().dio(line.astype(np.float64), POOL_RATE)
         return np.median(pitch[pitch > 0])
 
     line = sing(np.random.default_rng(3), spoken)[0]
