@@ -69,9 +69,8 @@ def panel(
 ) -> None:
     """Show a page on this machine only, until Ctrl-C or until nobody has looked for a while."""
     try:
-        from plugin_host.panel.panel import demo_mixture
         from plugin_host.panel.server import serve
-        from plugin_host.panel.song import Material
+        from plugin_host.panel.song import Material, demo_mixture
         from plugin_host.panel.tracks import SessionTracks
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):

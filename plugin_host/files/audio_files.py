@@ -195,6 +195,7 @@ Audio = NDArray[np.float32]
 T = TypeVar("T")
 
 _BLOCK_SAMPLES = 4096  # a block of FLAC, so that damage costs no more than the block it is in
+_PLAIN_BLOCK_SAMPLES = 1 << 14  # of what has no blocks that could be damaged: calls take time too
 _WRITTEN_SAMPLES = 1 << 16  # libvorbis keeps a whole write on the stack
 _UNKNOWN_SAMPLES = 1 << 60
 _MOST_PER_BYTE = 1 << 13
@@ -392,11 +393,11 @@ class AudioReader:
             progress.announced = sound.frames
             progress.exact = bool(part.pieces) or sound.format != "MP3"
             skip = part.skip_samples
+            plain = sound.format in ("WAV", "WAVEX", "RF64", "W64", "AIFF")
+            samples = _PLAIN_BLOCK_SAMPLES if plain else _BLOCK_SAMPLES
             while True:
                 try:
-                    frames = run(
-                        lambda: sound.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)
-                    )
+                    frames = run(lambda: sound.read(samples, dtype="float32", always_2d=True))
                 except InputError:
                     raise
                 except Exception as error:

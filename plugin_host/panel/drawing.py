@@ -150,6 +150,16 @@ def spectrogram_tile(
     return tile
 
 
+def overview(samples: int) -> list[tuple[int, int]]:
+    """Return level and index of the spectrogram tiles by which a page of usual width shows it all.
+
+    Up to eight tiles: 1024 to 2048 columns, on lanes that are about as many pixels wide.
+    """
+    tiles = samples / (COLUMN_SAMPLES * COLUMNS_PER_TILE)
+    level = max(0, math.ceil(math.log2(max(tiles, 1.0) / 8.0)))
+    return [(level, index) for index in range(math.ceil(tiles / (1 << level)))]
+
+
 def highest_hz(sample_rate: int) -> float:
     """Return the top of the frequency axis."""
     return max(min(sample_rate / 2.0, 20000.0), 2.0 * LOWEST_HZ)

@@ -263,8 +263,3 @@ class Panel:
         await asyncio.sleep(0 if self._closing else 0.03)
         async with self._moved:
             self._moved.notify_all()
-
-
-def demo_mixture() -> Path:
-    """Return the bundled mixture, for a panel that is opened without a file."""
-    return Path(__file__).parent.parent / "demo" / "mixture.flac"

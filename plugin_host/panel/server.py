@@ -43,7 +43,7 @@ from plugin_host.daw.project_presets import SessionStore, project_presets
 from plugin_host.files.audio_files import write_audio
 from plugin_host.files.span_files import prompts_from_labels, read_labels, read_midi_spans
 from plugin_host.panel.document import AnyEdit, Id, Seconds, SetSpans, Strip
-from plugin_host.panel.drawing import LEVELS, spectrogram_tile
+from plugin_host.panel.drawing import LEVELS
 from plugin_host.panel.panel import Panel
 from plugin_host.panel.song import Material
 from plugin_host.panel.takes import Sound
@@ -449,20 +449,8 @@ class Routes:
     async def bands(self, request: Request) -> Response:
         """Serve a tile of a spectrogram: uint8, column after column."""
         sound, level, index = self._tile(request)
-        if sound.audio is None:
-            raise InputError("this stem is not computed yet")
-        key, tiles = (level, index), sound.tiles
-        if key not in tiles:
-            tile = await asyncio.to_thread(
-                spectrogram_tile,
-                sound.audio,
-                self._panel.song.rate,
-                level,
-                index,
-                offset=sound.start,
-            )
-            tiles[key] = tile.tobytes()
-        return _binary(tiles[key])
+        tile = await asyncio.wrap_future(sound.tile(level, index, self._panel.song.rate))
+        return _binary(tile.tobytes())
 
     async def audio(self, request: Request) -> Response:
         """Serve a stretch of a sound: float32, little-endian, channel after channel."""

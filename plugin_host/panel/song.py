@@ -36,6 +36,7 @@ from plugin_host.panel.drawing import (
     loudest_stretch,
     loudness_lufs,
     mix,
+    overview,
 )
 from plugin_host.panel.takes import Sound, Take, Takes
 from presets import Preset, ResidualStem
@@ -89,6 +90,11 @@ class Material:
         )
 
 
+def demo_mixture() -> Path:
+    """Return the bundled mixture, for a panel that is opened without a file."""
+    return Path(__file__).parent.parent / "demo" / "mixture.flac"
+
+
 class Song:
     """See the module. To be used on the event loop, but for methods that say otherwise.
 
@@ -123,6 +129,8 @@ class Song:
         self.rate = material.info.sample_rate
         self.samples = material.audio.shape[1]
         self.original = Sound.of(material.audio)
+        for tile in overview(self.samples):  # a page will ask for them
+            self.original.tile(*tile, self.rate)
         self.history = History(Document(), self.samples / self.rate)
         # Among several songs, takes are told apart too.
         prefix = f"s{number}" if number > 1 else ""

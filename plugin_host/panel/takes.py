@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bridge import Client, Progress, Prompt, Report, Separation
 from bridge.connection.job import JobHandle
@@ -20,7 +23,10 @@ from bridge.video import Video
 from plugin_host.files.audio_files import Audio
 from plugin_host.panel.clips import Clips
 from plugin_host.panel.document import PromptRow
-from plugin_host.panel.drawing import Peaks
+from plugin_host.panel.drawing import Peaks, spectrogram_tile
+
+_PAINTERS: Final = ThreadPoolExecutor(os.cpu_count(), "spectrogram")
+"""More at a time than there are cores get in each other's way, and all are late."""
 
 TakeState = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -45,8 +51,6 @@ class Sound:
         Changes whenever there is more to see.
     edition
         How often `audio` was set: of a draft, and of the stem.
-    tiles
-        Spectrogram tiles that were computed of that edition, by level and index.
     """
 
     peaks: Peaks
@@ -54,7 +58,7 @@ class Sound:
     start: int = 0
     version: int = 0
     edition: int = 0
-    tiles: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    _tiles: dict[tuple[int, int], Future[NDArray[np.uint8]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, audio: Audio) -> Sound:
@@ -81,6 +85,30 @@ class Sound:
             inside = self.audio[:, first - self.start : last - self.start]
             stretch[:, first - start : last - start] = inside
         return stretch
+
+    def tile(self, level: int, index: int, sample_rate: int) -> Future[NDArray[np.uint8]]:
+        """Have a tile of the spectrogram computed, once for each edition.
+
+        Raises
+        ------
+        InputError
+            The audio is not computed yet.
+        """
+        if self.audio is None:
+            raise InputError("this stem is not computed yet")
+        key = (level, index)
+        if key not in self._tiles:
+            self._tiles[key] = _PAINTERS.submit(
+                spectrogram_tile, self.audio, sample_rate, *key, offset=self.start
+            )
+        return self._tiles[key]
+
+    def replace(self, audio: Audio, start: int, peaks: Peaks) -> None:
+        """Set the audio, from where it begins in the song, and all that is seen of it."""
+        self.audio, self.start, self.peaks = audio, start, peaks
+        self._tiles = {}
+        self.edition += 1
+        self.version += 1
 
 
 @dataclass
@@ -377,13 +405,10 @@ class Takes:
         for (key, audio), path in zip(stems.items(), self._files(take, draft), strict=True):
             audio.tofile(path)
             sound = take.sounds[key]
-            sound.tiles = {}
-            sound.edition += 1
-            sound.audio = np.memmap(path, np.float32, "r", shape=audio.shape)
-            sound.start = take.start
-            sound.peaks = Peaks(self._mixture.shape[1])
-            sound.peaks.update(take.start, audio)
-            sound.version += 1
+            peaks = Peaks(self._mixture.shape[1])
+            peaks.update(take.start, audio)
+            mapped = np.memmap(path, np.float32, "r", shape=audio.shape)
+            sound.replace(mapped, take.start, peaks)
             take.levels_db[key] = max(_rms_db(audio) - mixture_db, _SILENT_DB)
         if not draft:
             for path in self._files(take, draft=True):

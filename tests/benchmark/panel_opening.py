@@ -1,8 +1,8 @@
 """How long the panel takes to open ten minutes: ``python -m tests.benchmark.panel_opening``.
 
-From the command to its address, and from the browser's request to the last tile of waveform and
-spectrogram of the whole song; with the processor time of the command, which others on the machine
-do not lengthen.
+From the command to its address, and from the request of a browser that is open to the last tile of
+waveform and spectrogram of the whole song; with the processor time of the command, which others on
+the machine do not lengthen.
 """
 
 import tempfile
@@ -29,12 +29,12 @@ def main():
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]
         )
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
         begun = time.perf_counter()
         with running_panel(path, "-p", "drums") as panel:
             started = time.perf_counter()
             process = psutil.Process(panel.process.pid)
             before = sum(process.cpu_times()[:2])
-            page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(panel.address, wait_until="networkidle")
             page.wait_for_selector(".lane.prompt")
             drawn = time.perf_counter() - 0.5  # what "networkidle" waits in vain
