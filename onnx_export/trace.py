@@ -119,6 +119,28 @@ def trace(
         module = HalfPrecision(module, narrow).eval()
     if graph.weights is not None:
         module, inputs = _without_values(module, inputs)
+    model = _capture(graph, module, inputs, attention)
+    common.InlinePass()(model)
+    if graph.weights is not None:
+        _attach_weights(model, module, graph.weights)
+    weights = frozenset(name for name in model.graph.initializers)
+    _transpose_weights(model)
+    _simplify(model, weights)
+    if precision == "int8":
+        _quantise_layers(model)
+    if precision in ("fp16-weights", "int8"):
+        state = module.state_dict(keep_vars=True)
+        trained = (name for name, value in state.items() if isinstance(value, nn.Parameter))
+        _narrow_weights(model, frozenset(trained))
+    for value, spec in zip(model.graph.outputs, graph.outputs, strict=True):
+        value.shape = ir.Shape(list(spec.dims))
+    return model
+
+
+def _capture(
+    graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...], attention: AttentionForm
+) -> ir.Model:
+    """Have torch write down what a module, which may be a copy of the graph's, computes."""
     dims: dict[str, Any] = {name: Dim(name) for name in graph.axes()}
     if FRAMES in dims:
         dims[SAMPLES] = graph.hop_length * dims[FRAMES]
@@ -140,21 +162,7 @@ def trace(
         )
     if program is None:
         raise RuntimeError(f"torch.onnx.export returned nothing for {graph.role}")
-    model = program.model
-    common.InlinePass()(model)
-    if graph.weights is not None:
-        _attach_weights(model, module, graph.weights)
-    weights = frozenset(name for name in model.graph.initializers)
-    _transpose_weights(model)
-    _simplify(model, weights)
-    if precision == "int8":
-        _quantise_layers(model)
-    if precision in ("fp16-weights", "int8"):
-        state = module.state_dict(keep_vars=True)
-        trained = (name for name, value in state.items() if isinstance(value, nn.Parameter))
-        _narrow_weights(model, frozenset(trained))
-    for value, spec in zip(model.graph.outputs, graph.outputs, strict=True):
-        value.shape = ir.Shape(list(spec.dims))
+    model: ir.Model = program.model
     return model
 
 

@@ -3,6 +3,7 @@
 import resource
 import shutil
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from torch import Tensor, nn
 
 from bridge.bundles.bundle import describe_file, load_manifest, verify_files, write_manifest
-from bridge.bundles.manifest import CodecInfo, resolve
+from bridge.bundles.manifest import AttentionForm, CodecInfo, resolve
 from bridge.engine import Engine
 from bridge.errors import InputError, ModelError
 from bridge.inference import model as chunked
@@ -29,12 +31,14 @@ from onnx_export import (
     rebuild_blueprint,
     verify_bundle,
 )
+from onnx_export import trace as trace_module
 from onnx_export.checkpoints.checkpoint import open_checkpoint
 from onnx_export.checkpoints.weights import ReadTensor
 from onnx_export.export import write_graph
 from onnx_export.networks.dit import Attention
 from onnx_export.networks.mini import MiniConfig, MiniModel, TextConfig
-from onnx_export.trace import Precision, trace
+from onnx_export.recipes import Graph
+from onnx_export.trace import HalfPrecision, Precision, trace
 from onnx_export.verify import compare
 
 
@@ -72,15 +76,29 @@ def mini(text_encoder_directory: Path) -> Blueprint:
     return mini_like(text_encoder_directory, stereo=False)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(False, id="mono"),
-        pytest.param(True, id="stereo", marks=pytest.mark.slow),
-    ],
-)
-def either_mini(request: pytest.FixtureRequest, text_encoder_directory: Path) -> Blueprint:
-    return mini_like(text_encoder_directory, stereo=request.param)
+@pytest.fixture(scope="module")
+def stereo_mini(text_encoder_directory: Path) -> Blueprint:
+    return mini_like(text_encoder_directory, stereo=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def captured_once() -> Iterator[None]:
+    """Have torch trace a module once for all tests: it takes 5 to 20 s, and does the same again."""
+    capture = trace_module._capture
+    kept: dict[tuple[object, ...], tuple[Graph, ir.Model]] = {}
+
+    def once(
+        graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...], attention: AttentionForm
+    ) -> ir.Model:
+        in_half, in_parts = isinstance(module, HalfPrecision), graph.weights is not None
+        key = (id(graph.module), in_half, in_parts, attention)
+        if key not in kept:
+            kept[key] = graph, capture(graph, module, inputs, attention)
+        return kept[key][1].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace_module, "_capture", once)
+        yield
 
 
 def test_every_graph_agrees_with_the_checkpoint(small_bundle: Path, blueprint: Blueprint) -> None:
@@ -155,12 +173,12 @@ def test_another_model_is_refused(small_bundle: Path, mini: Blueprint) -> None:
 
 @pytest.mark.slow
 def test_rounded_weights_are_verified_as_what_they_are(
-    either_mini: Blueprint, tmp_path: Path
+    stereo_mini: Blueprint, tmp_path: Path
 ) -> None:
-    out = export_bundle(either_mini, tmp_path / "mini", precision="fp16-weights")
+    out = export_bundle(stereo_mini, tmp_path / "mini", precision="fp16-weights")
     differences = verify_bundle(out, rebuild_blueprint(out))
     assert all(d.passed and d.tolerance == 1e-4 for d in differences), differences
-    rounded = verify_bundle(out, either_mini)
+    rounded = verify_bundle(out, stereo_mini)
     assert all(d.passed for d in rounded), rounded
     assert max(d.worst for d in rounded) > 10 * max(d.worst for d in differences)
 
@@ -178,15 +196,48 @@ def test_half_precision_is_close_and_smaller(
     assert path.stat().st_size < 0.65 * (small_bundle / graph.file).stat().st_size
 
 
+@pytest.mark.parametrize("name", ["mini", pytest.param("stereo_mini", marks=pytest.mark.slow)])
 def test_a_model_like_the_bundled_one_is_close_in_half_precision(
-    either_mini: Blueprint, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    graph = next(graph for graph in either_mini.graphs if graph.role == "velocity")
+    blueprint: Blueprint = request.getfixturevalue(name)
+    graph = next(graph for graph in blueprint.graphs if graph.role == "velocity")
     path = tmp_path / graph.file
     ir.save(trace(graph, "fp16"), path)
     difference = compare(graph, path, 1.0)
     # Velocities near the end of the flow are large: what is left is divided by what time is left.
     assert 1e-5 < difference.worst < 1e-3 * difference.scale, difference
+
+
+class Watch:
+    """How many tensors that were read of a checkpoint are alive at a time."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+
+    def over(self, read: ReadTensor) -> ReadTensor:
+        def again() -> torch.Tensor:
+            value = read().clone()
+            self._alive.add(value)
+            self.most = max(self.most, len(self._alive))
+            return value
+
+        return again
+
+
+@pytest.fixture(scope="module")
+def in_parts(small_checkpoint: Path) -> tuple[Blueprint, Watch]:
+    """The checkpoint read tensor by tensor, and what watches that."""
+    watch = Watch()
+    model, weights = open_checkpoint(small_checkpoint)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    return checkpoint_codec(model, {n: watch.over(read) for n, read in weights.items()}), watch
+
+
+@pytest.fixture(scope="module")
+def in_one(small_checkpoint: Path) -> Blueprint:
+    return checkpoint_codec(load_checkpoint(small_checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -200,33 +251,22 @@ def test_a_model_like_the_bundled_one_is_close_in_half_precision(
 )
 @pytest.mark.slow
 def test_weights_are_read_one_by_one_and_come_out_the_same(
-    small_checkpoint: Path, tmp_path: Path, role: str, precision: Precision
+    in_one: Blueprint,
+    in_parts: tuple[Blueprint, Watch],
+    tmp_path: Path,
+    role: str,
+    precision: Precision,
 ) -> None:
-    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    most = 0
-
-    def watched(read: ReadTensor) -> ReadTensor:
-        def again() -> torch.Tensor:
-            nonlocal most
-            value = read().clone()
-            alive.add(value)
-            most = max(most, len(alive))
-            return value
-
-        return again
-
-    model, weights = open_checkpoint(small_checkpoint)
-    assert all(parameter.is_meta for parameter in model.parameters())
-    whole = checkpoint_codec(load_checkpoint(small_checkpoint))
-    parted = checkpoint_codec(model, {name: watched(read) for name, read in weights.items()})
+    parted, watch = in_parts
+    watch.most = 0
     files = []
-    for name, blueprint in (("whole", whole), ("parted", parted)):
+    for name, blueprint in (("whole", in_one), ("parted", parted)):
         graph = next(graph for graph in blueprint.graphs if graph.role == role)
         (tmp_path / name).mkdir()
         (file,) = write_graph(graph, precision, tmp_path / name)
         files.append((tmp_path / name / file).read_bytes())
     assert files[0] == files[1]
-    assert 1 <= most <= 2
+    assert 1 <= watch.most <= 2
 
 
 @pytest.mark.parametrize(
@@ -299,15 +339,15 @@ def test_in_8_bits_it_is_close_smaller_and_stays_in_8_bits(
 
 @pytest.mark.slow
 def test_a_bundle_in_8_bits_is_verified_as_what_it_is(
-    either_mini: Blueprint, tmp_path: Path
+    stereo_mini: Blueprint, tmp_path: Path
 ) -> None:
-    out = export_bundle(either_mini, tmp_path / "mini", precision="int8")
+    out = export_bundle(stereo_mini, tmp_path / "mini", precision="int8")
     found = {d.role: d for d in verify_bundle(out, rebuild_blueprint(out))}
     assert all(d.passed for d in found.values()), found
     assert found["velocity"].tolerance == 0.2
     assert found["velocity"].worst > 10 * found["text_encoder"].worst
     assert all(d.tolerance == 1e-4 for role, d in found.items() if role != "velocity")
-    assert all(d.passed for d in verify_bundle(out, either_mini))
+    assert all(d.passed for d in verify_bundle(out, stereo_mini))
     # What is further away than is stated is refused.
     path = out / "velocity.onnx"
     model = ir.load(path)
@@ -318,7 +358,7 @@ def test_a_bundle_in_8_bits_is_verified_as_what_it_is(
     manifest = load_manifest(out)
     files = manifest.files | {"velocity.onnx": describe_file(path)}
     write_manifest(msgspec.structs.replace(manifest, files=files), out)
-    assert [d.role for d in verify_bundle(out, either_mini) if not d.passed] == ["velocity"]
+    assert [d.role for d in verify_bundle(out, stereo_mini) if not d.passed] == ["velocity"]
 
 
 @pytest.mark.slow
