@@ -52,6 +52,7 @@ def test_what_cannot_fit_is_refused_before_it_starts(bundle: Path) -> None:
     assert abs(arrays + window - needed) <= 1
 
 
+@pytest.mark.slow
 def test_the_count_of_arrays_is_near_what_is_held(bundle: Path) -> None:
     mixture = noise(60, rate=44_100)
     with Engine(bundle) as engine:
@@ -104,6 +105,7 @@ print(windows * window_bytes(model.manifest, frames) / taken)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peaks are read and reset through /proc"
 )

@@ -231,6 +231,7 @@ def whole(tmp_path_factory):
     return tiny_bundle.build(tmp_path_factory.mktemp("whole") / "whole", options)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(ANY_FILES, max_examples=150)
 def test_absurd_numbers_are_errors(whole, data):
@@ -344,6 +345,7 @@ sys.exit(main(["separate", "song.wav", "-p", "half", "--in-process", "--model", 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("script", [HERE, IN_A_SIDECAR, FROM_FILE_TO_FILES])
 def test_nothing_is_sent_and_nobody_looked_up(whole, tmp_path, script):

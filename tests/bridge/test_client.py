@@ -230,6 +230,7 @@ print(*sorted(outcomes))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit on Windows")
 @pytest.mark.parametrize("running", [True, False])
 def test_a_client_that_gets_no_more_files_says_so(running: bool) -> None:
@@ -256,6 +257,7 @@ def test_two_clients_that_miss_the_server_start_one() -> None:
         assert len([pid for pid in server.pids() if pid]) == 2  # the server and its worker
 
 
+@pytest.mark.slow
 def test_an_idle_server_leaves() -> None:
     with sidecar(start=False) as server:
         with server.client(idle_timeout_s=2) as client:
@@ -319,6 +321,7 @@ def drafting() -> Iterator[Sidecar]:
         yield waiting
 
 
+@pytest.mark.slow
 def test_a_draft_of_all_of_it_comes_first(drafting: Sidecar) -> None:
     mixture = noise(20, seed=30)
     with drafting.client() as client:
@@ -425,6 +428,7 @@ def test_a_server_of_another_major_version_is_refused(tmp_path: Path) -> None:
     assert asked == []
 
 
+@pytest.mark.slow
 def test_what_a_server_does_not_know_is_not_asked_of_it(tmp_path: Path) -> None:
     with server_of_another_version(tmp_path, settings=("seed", "steps")) as (client, asked):
         with pytest.raises(ProtocolError, match="does not know the setting 'reconstruct'"):

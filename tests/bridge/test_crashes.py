@@ -117,6 +117,7 @@ def worker_pid(server: Sidecar) -> int:
     return int(wait_until(lambda: workers(server))[0])
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_job_done_again() -> None:
     mixture = noise(20, seed=1)
     with sidecar() as server, server.client() as client, Engine(server.bundle) as engine:
@@ -142,6 +143,7 @@ def test_a_job_that_kills_every_worker_is_given_up() -> None:
         client.separate(noise(1), RATE, ["half"])
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent_is_noticed() -> None:
     with sidecar() as server, server.client() as client:
         client.separate(noise(1), RATE, ["half"])
@@ -179,6 +181,7 @@ def test_a_damaged_result_is_computed_anew() -> None:
         assert client.submit(mixture, RATE, ["half"]).result().report == handle.result().report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["upload", "stems"])
 def test_a_full_disk_is_told_and_survived(what: str) -> None:
     small, large = noise(1, seed=5), noise(60, seed=6)
@@ -197,6 +200,7 @@ def test_a_full_disk_is_told_and_survived(what: str) -> None:
         client.separate(large, RATE, ["half"])
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_from_its_last_checkpoint_after_a_restart() -> None:
     mixture = noise(20, seed=7)
     options = {"steps": 300, "seed": 3}
@@ -221,6 +225,7 @@ def test_a_job_goes_on_from_its_last_checkpoint_after_a_restart() -> None:
         assert not list(checkpoint.glob("*"))
 
 
+@pytest.mark.slow
 def test_a_kept_job_is_finished_by_the_next_server_without_its_client() -> None:
     mixture = noise(20, seed=8)
     with sidecar() as server:

@@ -86,6 +86,7 @@ def worker(server: Sidecar) -> psutil.Process:
     return psutil.Process(server.process.pid).children()[0]
 
 
+@pytest.mark.slow
 def test_the_job_of_a_killed_client_is_gone(server: Sidecar) -> None:
     process, key = start(WAITING, server)
     assert server.jobs()[key] == "running"
@@ -117,6 +118,7 @@ def held_bytes(process: psutil.Process) -> int:
     return int(process.memory_info().rss) + nameless
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_gives_its_memory_back(server: Sidecar) -> None:
     with server.client() as client:
         client.separate(noise(1, seed=4), RATE, ["half"])

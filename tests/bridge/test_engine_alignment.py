@@ -32,6 +32,7 @@ def lengths(rate):
     return [1, 2, hop - 1, hop, hop + 1, window - 1, window, window + 1, 2 * window + 17]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["raw", "null", "mask", "wiener"])
 @pytest.mark.parametrize("rate", RATES)
 def test_every_length_comes_back_whole(engine, rate, mode):

@@ -88,6 +88,7 @@ def test_news_is_another_place_or_another_time() -> None:
     assert (second.position, second.progress.seconds_left) == (1, 0.0)
 
 
+@pytest.mark.slow
 def test_a_client_hears_how_long_it_will_wait() -> None:
     with sidecar() as server, server.client() as client:
         client.separate(noise(20), RATE, ["half"], steps=100)

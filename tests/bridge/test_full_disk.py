@@ -39,6 +39,7 @@ def server() -> Iterator[Sidecar]:
 
 
 # A minute fits as a mixture of 7.7 MB, but not its stems as well; three minutes fit not at all.
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [60, 180])
 def test_a_full_disk_is_told_and_the_server_lives(server: Sidecar, seconds: int) -> None:
     with server.client() as client:

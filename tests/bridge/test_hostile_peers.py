@@ -116,6 +116,7 @@ def is_served(server: Sidecar, seed: int) -> None:
 # -- messages that do not end ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channel", ["control", "jobs"])
 @pytest.mark.parametrize("size_bytes", [1000, CHUNK_BYTES])
 def test_a_message_that_does_not_end_is_cut_off(
@@ -136,6 +137,7 @@ def test_a_message_that_does_not_end_is_cut_off(
     is_served(server, 2)
 
 
+@pytest.mark.slow
 def test_who_reads_nothing_is_sent_no_more_than_a_little(server: Sidecar) -> None:
     mixture = noise(120, seed=3)
     with peer(server) as one:
@@ -197,6 +199,7 @@ def test_sessions_that_were_left_make_room(server: Sidecar) -> None:
         one.hear(Pong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channel", ["control", "jobs"])
 def test_a_connection_that_says_nothing_is_closed(server: Sidecar, channel: str) -> None:
     with socket.socket(socket.AF_UNIX) as one:
@@ -332,6 +335,7 @@ def test_a_kept_job_counts_for_its_key_when_its_session_is_over(tmp_path: Path) 
             assert one.receive(Result).request == 2
 
 
+@pytest.mark.slow
 def test_stems_that_nobody_fetches_do_not_fill_the_disk() -> None:
     limit = 2_000_000
     with sidecar("--cache-limit", str(limit)) as server, peer(server) as one:

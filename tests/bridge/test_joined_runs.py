@@ -174,6 +174,7 @@ def test_whoever_is_left_out_of_a_full_batch_is_in_the_next(build_bundle, monkey
         assert parts - before <= after
 
 
+@pytest.mark.slow
 def test_workers_in_one_process_separate_cancel_and_survive_it() -> None:
     with (
         sidecar("--workers", "2", "--together") as server,

@@ -75,6 +75,7 @@ def start_faulty(server: Sidecar, place: str) -> tuple[subprocess.Popen[bytes], 
     return process, flag
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", one_quick("jobs", "control", "relay", "workers"))
 def test_a_thread_that_fails_ends_the_server_and_the_next_says_why(place: str) -> None:
     mixture = noise(20, seed=1)
@@ -106,6 +107,7 @@ def test_the_reason_is_in_the_error_of_whoever_waits(place: str) -> None:
         assert "a fault for the test" in take_failure(server.directory, started=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["idle", "running"])
 def test_a_cache_that_is_removed_is_made_again(when: str) -> None:
     mixture = noise(20, seed=3)
@@ -243,6 +245,7 @@ def test_a_folder_of_somebody_else_is_refused_and_an_open_one_closed(tmp_path: P
         private_directory(tmp_path / "foreign")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", one_quick("curve", "null", "plain"))
 def test_whoever_takes_the_port_of_a_dead_server_gets_nothing(kind: str) -> None:
     with sidecar("--no-ipc") as server:

@@ -78,6 +78,7 @@ def answers(address: Address, identity: KeyPair | None, patience_ms: int = 700) 
         return bool(one.poll(patience_ms))
 
 
+@pytest.mark.slow
 def test_an_authorised_key_gets_stems(remote: Remote, tmp_path: Path) -> None:
     keys = guest(remote, tmp_path, "studio")
     mixture = noise(40)  # more than a chunk of the largest size, also when encrypted
@@ -90,6 +91,7 @@ def test_an_authorised_key_gets_stems(remote: Remote, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_strangers_hear_nothing(remote: Remote, tmp_path: Path) -> None:
     stranger = KeyRing(tmp_path / "stranger").create()
     good = KeyRing(guest(remote, tmp_path, "friend")).identity()
@@ -154,6 +156,7 @@ def _relay(
         back.join()
 
 
+@pytest.mark.slow
 def test_a_revoked_key_is_out_at_once(remote: Remote, tmp_path: Path) -> None:
     keys = guest(remote, tmp_path, "former")
     public = remote.ring.identity().public
@@ -251,6 +254,7 @@ def test_sockets_lie_where_the_document_says(
     assert stat.S_IMODE((short_path / expected).stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_without_ipc_keys_in_the_private_folder_stand_in() -> None:
     with sidecar("--no-ipc") as server:
         place = LocalSidecar(server.directory, server.cache, ipc=False)

@@ -139,6 +139,7 @@ def test_audio_that_is_not_what_its_checksum_says_is_refused(server: Sidecar) ->
         assert "checksum" in failed.message
 
 
+@pytest.mark.slow
 def test_stems_come_only_as_credits_allow_and_from_any_byte(server: Sidecar) -> None:
     mixture = noise(240, seed=22)
     with peer(server) as one:
@@ -260,6 +261,7 @@ def _examples(strategy: st.SearchStrategy, count: int) -> list[bytes]:
     return drawn
 
 
+@pytest.mark.slow
 def test_a_silent_client_loses_its_jobs_after_the_grace_time(server: Sidecar) -> None:
     mixture = noise(240, seed=40)  # much longer in the making than the grace time
     with peer(server) as one:
@@ -419,6 +421,7 @@ def test_a_key_is_of_all_that_can_change_stems_and_of_no_more(server: Sidecar) -
         assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 def test_a_slow_reader_does_not_slow_others(server: Sidecar) -> None:
     big, small = noise(60, seed=50), noise(1, seed=51)
     with peer(server) as slow, server.client() as fast:
@@ -436,6 +439,7 @@ def test_a_slow_reader_does_not_slow_others(server: Sidecar) -> None:
         assert slow.receive(Stem).offset == 0
 
 
+@pytest.mark.slow
 def test_jobs_of_many_clients_take_turns() -> None:
     with sidecar() as server:
         started: list[tuple[int, int]] = []

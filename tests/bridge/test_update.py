@@ -44,6 +44,7 @@ def reached(before: Separation, after: Separation) -> tuple[float, float]:
     return float(places[0]), float(places[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("mode", ["raw", "null", "mask", "wiener"])
 def test_an_edit_changes_its_windows_and_gives_what_the_whole_gives(tmp_path, rate, mode):
@@ -168,6 +169,7 @@ def server():
         yield running
 
 
+@pytest.mark.slow
 def test_a_server_revises_what_it_was_asked_before(server):
     before = song(RATE)
     after = edited(before, RATE, 9.3, 9.9)

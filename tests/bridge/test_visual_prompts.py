@@ -80,6 +80,7 @@ def test_every_stem_is_shown_by_its_own_video(bundle: Path) -> None:
     assert share[1] == pytest.approx(share[2], rel=1e-3)  # and nothing is as good as dark
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_videos_travel_to_the_sidecar(bundle: Path) -> None:
     rng = np.random.default_rng(1)

@@ -1,12 +1,16 @@
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
+from torch import Tensor, nn
 
-from onnx_export import SamAudio, load_checkpoint
+from bridge.bundles.manifest import AttentionForm
+from onnx_export import SamAudio, export, load_checkpoint, trace
+from onnx_export.recipes import Graph
 from tests.support import parity, small
 
 
@@ -77,3 +81,27 @@ def small_bundle(
             span_predictor=span_predictor_directory,
         ),
     )
+
+
+@pytest.fixture(scope="module")
+def captured_once() -> Iterator[None]:
+    """Have torch trace the same graph with the same weights once for all tests of a module.
+
+    It takes 5 to 20 s, and what is tested is what comes of it. The models of a module must not
+    differ in what shows neither in the names nor in the shapes of their weights.
+    """
+    capture = trace._capture
+    kept: dict[tuple[object, ...], ir.Model] = {}
+
+    def once(
+        graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...], attention: AttentionForm
+    ) -> ir.Model:
+        precision: trace.Precision = "fp16" if isinstance(module, trace.HalfPrecision) else "fp32"
+        key = (export._fingerprint(graph, precision, attention), graph.weights is not None)
+        if key not in kept:
+            kept[key] = capture(graph, module, inputs, attention)
+        return kept[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "_capture", once)
+        yield

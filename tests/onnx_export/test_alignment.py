@@ -54,6 +54,7 @@ def tagger_of_recipe(tmp_path_factory):
 
 
 # What the extractor of AST says about its own mel bands.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:At least one mel filter")
 def test_the_recipe_aligns_the_bundled_model_with_its_kind_of_tagger(tagger_of_recipe):
     recipe = load_recipe(RECIPES / "mini_aligned.toml")

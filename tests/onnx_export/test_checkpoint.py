@@ -14,6 +14,7 @@ from tests.support import small
 NORMED = "audio_codec.encoder.block.1.block.0.block.1"
 
 
+@pytest.mark.slow
 def test_either_spelling_of_weight_norm_loads_alike(
     tmp_path: Path, small_checkpoint: Path, small_state: dict[str, torch.Tensor]
 ) -> None:

@@ -87,6 +87,7 @@ def tones(path):
     return {k for k in range(40) if level[k] > 0.05 * max(level)}
 
 
+@pytest.mark.slow
 def test_recordings_stay_on_their_side_of_the_split(pool):
     expected = {"train": set(), "valid": set(), "test": set()}
     for number in range(40):
@@ -102,6 +103,7 @@ def test_recordings_stay_on_their_side_of_the_split(pool):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_singers_are_told_apart_and_the_held_out_one_never_trains(pool):
     assert list((pool / "train" / "male-singer").glob("*.npy"))
     assert not (pool / "train" / "female-singer").exists()
@@ -283,6 +285,7 @@ def test_spoken_words_are_sung(spoken):
     assert sung_share(line) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.needs("espeak-ng")
 def test_a_line_depends_on_its_seed_alone(spoken):
     first, again, other = (sing(np.random.default_rng(seed), spoken)[0] for seed in (3, 3, 4))
@@ -296,6 +299,7 @@ def test_what_is_no_speech_is_not_sung():
     assert sing(np.random.default_rng(0), noise) is None
 
 
+@pytest.mark.slow
 @pytest.mark.needs("espeak-ng")
 def test_another_singer_keeps_the_time_and_has_another_pitch(spoken):
     def middle_hertz(line):

@@ -3,7 +3,6 @@
 import resource
 import shutil
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from torch import Tensor, nn
 
 from bridge.bundles.bundle import describe_file, load_manifest, verify_files, write_manifest
-from bridge.bundles.manifest import AttentionForm, CodecInfo, resolve
+from bridge.bundles.manifest import CodecInfo, resolve
 from bridge.engine import Engine
 from bridge.errors import InputError, ModelError
 from bridge.inference import model as chunked
@@ -31,15 +29,15 @@ from onnx_export import (
     rebuild_blueprint,
     verify_bundle,
 )
-from onnx_export import trace as trace_module
 from onnx_export.checkpoints.checkpoint import open_checkpoint
 from onnx_export.checkpoints.weights import ReadTensor
 from onnx_export.export import write_graph
 from onnx_export.networks.dit import Attention
 from onnx_export.networks.mini import MiniConfig, MiniModel, TextConfig
-from onnx_export.recipes import Graph
-from onnx_export.trace import HalfPrecision, Precision, trace
+from onnx_export.trace import Precision, trace
 from onnx_export.verify import compare
+
+pytestmark = pytest.mark.usefixtures("captured_once")
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +79,7 @@ def stereo_mini(text_encoder_directory: Path) -> Blueprint:
     return mini_like(text_encoder_directory, stereo=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def captured_once() -> Iterator[None]:
-    """Have torch trace a module once for all tests: it takes 5 to 20 s, and does the same again."""
-    capture = trace_module._capture
-    kept: dict[tuple[object, ...], tuple[Graph, ir.Model]] = {}
-
-    def once(
-        graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...], attention: AttentionForm
-    ) -> ir.Model:
-        in_half, in_parts = isinstance(module, HalfPrecision), graph.weights is not None
-        key = (id(graph.module), in_half, in_parts, attention)
-        if key not in kept:
-            kept[key] = graph, capture(graph, module, inputs, attention)
-        return kept[key][1].clone()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trace_module, "_capture", once)
-        yield
-
-
+@pytest.mark.slow
 def test_every_graph_agrees_with_the_checkpoint(small_bundle: Path, blueprint: Blueprint) -> None:
     differences = verify_bundle(small_bundle, blueprint)
     assert [d.role for d in differences] == [
@@ -110,6 +89,7 @@ def test_every_graph_agrees_with_the_checkpoint(small_bundle: Path, blueprint: B
     assert all(len(set(d.sizes)) == 4 and d.scale > 0.01 for d in differences)
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_its_own_weights_under_their_names(
     small_bundle: Path, blueprint: Blueprint
 ) -> None:
@@ -121,6 +101,7 @@ def test_a_bundle_holds_its_own_weights_under_their_names(
         assert all(torch.equal(expected[name], found[name]) for name in expected), ours.role
 
 
+@pytest.mark.slow
 def test_the_manifest_describes_the_model(small_bundle: Path, small_checkpoint: Path) -> None:
     manifest = load_manifest(small_bundle)
     verify_files(small_bundle, manifest)
@@ -139,6 +120,7 @@ def test_the_manifest_describes_the_model(small_bundle: Path, small_checkpoint: 
     assert {path.name for path in small_bundle.iterdir()} == {*manifest.files, "manifest.json"}
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_is_written(small_bundle: Path) -> None:
     here = str(Path(__file__).parents[2]).encode()
     for path in small_bundle.iterdir():
@@ -166,6 +148,7 @@ def test_a_changed_weight_is_found(
     assert failed == ["velocity"]
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(small_bundle: Path, mini: Blueprint) -> None:
     with pytest.raises(ModelError, match="isn't the one of this checkpoint"):
         verify_bundle(small_bundle, mini)
@@ -196,7 +179,8 @@ def test_half_precision_is_close_and_smaller(
     assert path.stat().st_size < 0.65 * (small_bundle / graph.file).stat().st_size
 
 
-@pytest.mark.parametrize("name", ["mini", pytest.param("stereo_mini", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mini", "stereo_mini"])
 def test_a_model_like_the_bundled_one_is_close_in_half_precision(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -269,13 +253,10 @@ def test_weights_are_read_one_by_one_and_come_out_the_same(
     assert 1 <= watch.most <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "bound"),
-    [
-        ("fp32", 1e-5),
-        pytest.param("fp16", 2e-2, marks=pytest.mark.slow),
-        pytest.param("int8", 0.2, marks=pytest.mark.slow),
-    ],
+    [("fp32", 1e-5), ("fp16", 2e-2), ("int8", 0.2)],
 )
 def test_fused_attention_is_one_operator_and_the_same_network(
     blueprint: Blueprint, tmp_path: Path, precision: Precision, bound: float

@@ -95,6 +95,7 @@ def test_an_object_is_followed_both_ways_as_transformers_does(network: Path, cli
     assert followed.mask(0).shape == (HEIGHT, WIDTH)
 
 
+@pytest.mark.slow
 def test_every_kind_of_mark_counts(network: Path, clip: Path) -> None:
     model = load_sam_2(network)
     click = Click(35, 45)

@@ -58,6 +58,7 @@ def only_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_a_gated_repository_says_how_to_get_access(gated_hub: str, tmp_path: Path) -> None:
     done = run(
         "export", "facebook/sam-audio-base", tmp_path / "out",
@@ -130,6 +131,7 @@ def open_hub() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_tag_is_pinned_to_its_commit_and_only_what_is_needed_comes(
     open_hub: tuple[str, list[str]], tmp_path: Path
 ) -> None:
@@ -165,6 +167,7 @@ for revision in sys.argv[1:]:
     assert locate(COMMIT, HF_HUB_OFFLINE="1") == [f"org/sam@{COMMIT} None {files}"]
 
 
+@pytest.mark.slow
 def test_no_network_is_told(tmp_path: Path) -> None:
     done = run(
         "fetch", "facebook/sam-audio-base",

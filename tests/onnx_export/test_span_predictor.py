@@ -69,6 +69,7 @@ def stem(engine: Engine, prompt: Prompt, **settings: object) -> np.ndarray:
     return result.stems["drums"]
 
 
+@pytest.mark.slow
 def test_predicted_spans_reach_the_velocity_network(engine: Engine, small_bundle: Path) -> None:
     runs = predicted_runs(small_bundle)
     assert 0 < sum(end - start for start, end in runs) < FRAMES
@@ -82,6 +83,7 @@ def test_predicted_spans_reach_the_velocity_network(engine: Engine, small_bundle
     assert np.abs(predicted - unpredicted).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_predicted(engine: Engine, small_bundle: Path) -> None:
     def ask(*prompts: Prompt | str, **settings: object) -> Separation:
         return engine.separate(mixture(), RATE, prompts, steps=1, solver="euler", **settings)
@@ -98,6 +100,7 @@ def test_the_report_says_what_was_predicted(engine: Engine, small_bundle: Path) 
     assert ask("drums", predict_spans=False).report.predicted == ()
 
 
+@pytest.mark.slow
 def test_the_command_says_and_draws_what_was_predicted(
     small_bundle: Path,
     tmp_path: Path,
@@ -145,6 +148,7 @@ def fetch(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("captured_once")
 def test_fetching_takes_the_predictor_along_unless_told_otherwise(
     fetch: list[str], tmp_path: Path
 ) -> None:
@@ -164,6 +168,7 @@ def test_parts_that_cannot_be_left_out_are_told(
     assert "leave one of them out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_loaded(small_bundle: Path) -> None:
     with Engine(small_bundle, threads=2) as engine:
         stem(engine, Prompt("drums"), predict_spans=False)
@@ -173,6 +178,7 @@ def test_only_what_is_needed_is_loaded(small_bundle: Path) -> None:
         assert "span_predictor" in engine.loaded
 
 
+@pytest.mark.slow
 def test_predict_spans_must_be_a_truth_value(engine: Engine) -> None:
     with pytest.raises(InputError, match="predict_spans is 'no'"):
         stem(engine, Prompt("drums"), predict_spans="no")

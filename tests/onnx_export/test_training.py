@@ -390,6 +390,7 @@ def test_a_run_learns(run: Path) -> None:
     assert scores[-1] > 3.0  # tones and bursts in separate bands
 
 
+@pytest.mark.slow
 def test_a_run_draws_its_curves(run: Path, tmp_path: Path) -> None:
     assert (run / CURVES).read_bytes().startswith(b"\x89PNG")
     whole = (run / "log.jsonl").read_text()

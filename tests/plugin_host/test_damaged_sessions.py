@@ -177,6 +177,7 @@ def test_entries_that_nobody_asks_for_are_never_unpacked(tmp_path, monkeypatch):
     assert sum(unpacked) < 64 << 20
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_more_than_audio_does_is_refused(tmp_path):
     path = bomb(tmp_path / "a.dawproject", "audio/take.wav", 300)
     (tmp_path / "out").mkdir()

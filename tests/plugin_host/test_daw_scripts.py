@@ -206,6 +206,7 @@ def test_a_call_that_reaper_does_not_have_is_found_out(reaper, home):
             reaper(SCRIPT=script)
 
 
+@pytest.mark.slow
 def test_reaper_tracks_go_into_the_project_they_were_made_for(reaper):
     out = reaper(SWITCH="yes")
     assert tracks(out) == WITH_STEMS
@@ -235,6 +236,7 @@ def test_reaper_sees_that_the_process_was_ended(reaper):
     assert "STILL WAITING" not in out
 
 
+@pytest.mark.slow
 def test_reaper_cancels(reaper, tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text(
@@ -302,6 +304,7 @@ DRAFT_STEP = "stembridge: draft stems of Track 2"
 FINAL_STEP = "stembridge: stems of Track 2"
 
 
+@pytest.mark.slow
 def test_reaper_hears_a_draft_until_the_stems_are_there(drafting, tmp_path, drafts):
     out = drafting(model=drafts)
     assert tracks(out) == WITH_STEMS
@@ -318,6 +321,7 @@ def test_reaper_hears_a_draft_until_the_stems_are_there(drafting, tmp_path, draf
     assert len(tracks(drafting(model=drafts, UNDO="2"))) == 3
 
 
+@pytest.mark.slow
 def test_reaper_keeps_what_was_done_to_the_drafts(drafting, tmp_path, drafts):
     finals = plays(drafting(model=drafts), tmp_path)[1]
     out = drafting(model=drafts, MEANWHILE="mute", FOLDER="/else/where/")
@@ -369,6 +373,7 @@ def test_reaper_without_a_window_makes_no_draft_first(drafting, drafts):
     assert [line.split(".rpp ")[1] for line in out if line.startswith("UNDO ")] == [FINAL_STEP]
 
 
+@pytest.mark.slow
 def test_reaper_from_reapack_finds_the_command(reaper, home):
     reaper()
     script = home / "Scripts" / "from reapack.lua"

@@ -17,6 +17,7 @@ def test_the_bundled_mixture_is_the_sum_of_its_bundled_stems():
     assert np.abs(total - mixture).max() < 4 / 32768
 
 
+@pytest.mark.slow
 def test_it_writes_stems_and_picture_and_prints_scores(bundle, tmp_path, capsys):
     arguments = ["demo", "--model", str(bundle), "--in-process", "-o", str(tmp_path / "out")]
     assert main(arguments) == 0

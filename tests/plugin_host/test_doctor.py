@@ -101,6 +101,7 @@ def test_a_provider_that_cannot_start_is_found():
     assert found.state == "bad"
 
 
+@pytest.mark.slow
 def test_a_running_sidecar_is_asked(capsys, monkeypatch):
     with sidecars.sidecar() as server:
         monkeypatch.setenv("STEMBRIDGE_RUNTIME_DIR", str(server.directory))

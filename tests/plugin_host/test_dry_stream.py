@@ -128,6 +128,7 @@ def test_a_killed_sidecar_makes_dry_audio_and_a_new_one_recovers(sidecar, client
     assert player.slowest_s < 1.0
 
 
+@pytest.mark.slow
 def test_a_whole_buffer_without_a_sidecar_fails_loudly(sidecar, client):
     sidecar.kill()
     with pytest.raises(ServerError):

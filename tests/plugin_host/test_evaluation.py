@@ -81,6 +81,7 @@ def test_the_image_error_is_a_difference_of_level_differences():
     assert image_error_db(truth[:1], truth[:1]) is None
 
 
+@pytest.mark.slow
 def test_the_command_prints_medians_or_json(test_set, bundle, capsys):
     assert main(["eval", str(test_set), "--model", str(bundle), "--prompt", "half=half"]) == 0
     assert "nothing" in capsys.readouterr().out
@@ -101,6 +102,7 @@ def musdb(tmp_path):
     return tmp_path / "musdb18hq"
 
 
+@pytest.mark.slow
 def test_musdb_is_read_and_other_is_what_is_left(musdb, bundle, capsys):
     (case,) = find_musdb(musdb)
     mixture, other = (
@@ -147,6 +149,7 @@ def songs(tmp_path):
     return tmp_path / "songs"
 
 
+@pytest.mark.slow
 def test_a_song_of_frets_on_fire_is_the_sum_of_its_tracks(songs, bundle, capsys):
     (case,) = find_songs(songs, read_midi_spans)
     mixture, truths, rate = case.read()
@@ -171,6 +174,7 @@ def test_a_folder_without_songs_is_refused(tmp_path, bundle, capsys):
     assert "song.ogg" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_table_can_be_markdown(test_set, bundle, capsys):
     command = ["eval", str(test_set), "--model", str(bundle), "--table", "markdown"]
     assert main(command) == 0
@@ -197,6 +201,7 @@ def test_compressed_musdb_is_told_apart(tmp_path):
         find_musdb(tmp_path)
 
 
+@pytest.mark.slow
 def test_prompts_come_from_a_file_and_the_command_line_wins(test_set, bundle, capsys):
     command = ["eval", str(test_set), "--model", str(bundle), "--limit", "1", "--json"]
 
@@ -250,6 +255,7 @@ def test_a_stem_of_another_length_is_refused(test_set, bundle):
         list(evaluate(engine, find_cases(test_set)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["no audio", "shape", "cut", "gone", "not a number"])
 def test_one_bad_mixture_does_not_end_the_others(test_set, bundle, tmp_path, capsys, damage):
     shutil.copytree(test_set / "000", test_set / "0005")
@@ -278,6 +284,7 @@ def test_one_bad_mixture_does_not_end_the_others(test_set, bundle, tmp_path, cap
     assert "2 of 3 files done; failed: " in printed.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_song_whose_notes_are_damaged_does_not_end_the_others(songs, bundle, capsys):
     good = songs / "pack" / "Song"
     bad = songs / "pack" / "Another"
@@ -309,6 +316,7 @@ def test_sdr_allows_a_filter_and_penalises_noise():
     assert sdr(np.zeros_like(truth), truth, RATE) is None
 
 
+@pytest.mark.slow
 def test_sdr_of_museval_needs_only_the_stem_itself(tmp_path, monkeypatch):
     pytest.importorskip("fast_bss_eval")
     pytest.importorskip("pandas")
@@ -329,6 +337,7 @@ def test_sdr_of_museval_needs_only_the_stem_itself(tmp_path, monkeypatch):
     assert ours == pytest.approx(float(np.median(known[0])))
 
 
+@pytest.mark.slow
 def test_a_report_holds_scores_and_pictures(test_set, bundle, tmp_path, capsys):
     out = tmp_path / "report"
     command = ["eval", str(test_set), "--model", str(bundle), "--sdr", "bss", "--out", str(out)]

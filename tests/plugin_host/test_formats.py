@@ -94,6 +94,7 @@ def test_bits_are_kept_or_their_loss_is_told(source, file_format):
         assert note is None
 
 
+@pytest.mark.slow
 @given(
     file_format=st.sampled_from([*FORMATS.values()]),
     rate=st.integers(1, 1_000_000),
@@ -136,6 +137,7 @@ def test_every_format_is_rendered_and_recognised_again(tmp_path, suffix, source)
     assert render_file(path, target, UNCHANGED).skipped
 
 
+@pytest.mark.slow
 def test_an_hour_of_ogg_does_not_overflow_the_stack(tmp_path):
     write_audio(
         tmp_path / "a.ogg", np.zeros((1, 3600 * 8000), np.float32), 8000, file_format="OGG",

@@ -107,6 +107,7 @@ def test_the_command_line_reaches_them(tmp_path, capsys):
     assert 'text = "drums"' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ardour_itself_keeps_them(ardour, tmp_path):
     ardour(CREATE, tmp_path / "song")
     path = tmp_path / "song" / "song.ardour"

@@ -42,6 +42,7 @@ def server() -> Iterator[Sidecar]:
         yield running
 
 
+@pytest.mark.slow
 def test_status_says_what_there_is(server: Sidecar) -> None:
     with server.client() as client:
         client.separate(noise(1), RATE, ["half"])
@@ -88,6 +89,7 @@ def test_a_model_given_to_the_server_is_asked_for_by_name(server: Sidecar) -> No
         assert client.separate(noise(1), RATE, ["half"]).report.model == "tiny"
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_and_cancelled(server: Sidecar) -> None:
     with server.client() as client:
         handle = client.submit(noise(29, seed=1), RATE, ["half"], steps=1000, solver="midpoint")
@@ -136,6 +138,7 @@ def test_a_key_may_begin_like_an_option(tmp_path: Path, start: str) -> None:
     assert list(KeyRing(tmp_path).authorized().values()) == [key]
 
 
+@pytest.mark.slow
 def test_keys_are_made_authorised_listed_and_revoked(tmp_path: Path) -> None:
     assert stembridge("keys", "list", keys=tmp_path).returncode == 2
     key = stembridge("keys", "new", keys=tmp_path).stdout.strip()

@@ -231,6 +231,7 @@ def written(audio, text):
         yield path
 
 
+@pytest.mark.slow
 @OFTEN
 def test_a_reaper_project_plays_the_same_and_comes_back(audio, count):
     def check(made):
@@ -249,6 +250,7 @@ def test_a_reaper_project_plays_the_same_and_comes_back(audio, count):
     try_often(count, check, reaper_projects(), beginning=[((lanes, 1),)])
 
 
+@pytest.mark.slow
 @OFTEN
 def test_takes_of_a_reaper_project_add_up_and_go_again(audio, count):
     def check(made):
@@ -372,6 +374,7 @@ def dawprojects(draw):
     )
 
 
+@pytest.mark.slow
 @OFTEN
 def test_a_dawproject_plays_the_same_and_comes_back(audio, count):
     def check(xml, cut):

@@ -46,6 +46,7 @@ def command(request):
         start("stop").communicate()
 
 
+@pytest.mark.slow
 def test_the_sidecar_gives_the_same_bytes_as_this_process(command, bundle, tmp_path):
     soundfile.write(tmp_path / "song.wav", music(3, RATE).T, RATE)
     options = ["-p", "half", "-p", "nothing", "--span", "half@0.5:1", "--seed", "5"]
@@ -67,6 +68,7 @@ def test_the_sidecar_gives_the_same_bytes_as_this_process(command, bundle, tmp_p
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupt_cancels_the_job_in_the_sidecar(command, bundle, tmp_path):
     soundfile.write(tmp_path / "song.wav", music(60, RATE).T, RATE)
     run = command(
@@ -90,6 +92,7 @@ def test_an_interrupt_cancels_the_job_in_the_sidecar(command, bundle, tmp_path):
     assert again.returncode == 0, err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
 @pytest.mark.parametrize("command", [os.fsdecode(b"c\xfcche")], indirect=True)
 def test_cache_and_model_may_have_names_that_are_no_text(command, bundle, tmp_path):
@@ -110,6 +113,7 @@ def test_cache_and_model_may_have_names_that_are_no_text(command, bundle, tmp_pa
     assert "1 finished" in out
 
 
+@pytest.mark.slow
 def test_a_session_run_again_after_an_edit_keeps_the_rest_to_the_bit(command, bundle, tmp_path):
     """Where nothing was edited, stems computed anew would be at another level by their last bit."""
     audio = music(20, RATE)

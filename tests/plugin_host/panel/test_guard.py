@@ -197,6 +197,7 @@ def test_100_requests_at_once_are_all_answered(panel):
     assert [row["text"] for row in panel.state()["prompts"]] == ["half"]
 
 
+@pytest.mark.slow
 def test_a_song_whose_name_is_no_text_is_shown_and_loaded(bundle, tmp_path):
     song = tmp_path / os.fsdecode(b"K\xfcnstler.wav")
     soundfile.write(os.fsencode(song), np.zeros((800, 1)), 8000)
@@ -212,6 +213,7 @@ def test_a_song_whose_name_is_no_text_is_shown_and_loaded(bundle, tmp_path):
     assert (tmp_path / "stembridge-out" / song.stem / "half.wav").is_file()
 
 
+@pytest.mark.slow
 def test_it_ends_by_itself_when_nobody_looks(bundle, song):
     with running_panel(song, "--model", bundle, "--idle-timeout", "1") as running:
         # Somebody looks: it stays.

@@ -146,9 +146,9 @@ def test_stems_are_drawn_while_they_come(bundle, tmp_path):
 
 @pytest.fixture
 def drafting(tmp_path):
-    """A model with a draft of one step, and half a minute and a little more of music."""
+    """A model whose draft takes a while, and half a minute and a little more of music."""
     bundle = tiny_bundle.build(tmp_path / "drafting")
-    levels = {"draft": Level(solver="euler", steps=1)}
+    levels = {"draft": Level(solver="euler", steps=60)}
     write_manifest(replace(load_manifest(bundle), qualities=levels), bundle)
     path = tmp_path / "long.wav"
     soundfile.write(path, music(31, 16000).T, 16000, subtype="FLOAT")
