@@ -27,12 +27,18 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-RATE = 48000
+# A low rate and the longest cycle of JACK, so that a busy machine has a second for each.
+RATE, CYCLE = 8000, 8192
 
 
 @pytest.fixture
 def pipewire(tmp_path):
     """A PipeWire of our own with a session manager; gives the environment for its clients."""
+    settings = tmp_path / "config" / "pipewire" / "pipewire.conf.d"
+    settings.mkdir(parents=True)
+    (settings / "clock.conf").write_text(
+        f"context.properties = {{ default.clock.rate = {RATE} default.clock.quantum = {CYCLE} }}"
+    )
     with tempfile.TemporaryDirectory(prefix="pw") as runtime:
         environment = {
             **os.environ,
@@ -40,8 +46,7 @@ def pipewire(tmp_path):
             "PIPEWIRE_RUNTIME_DIR": runtime,
             "XDG_STATE_HOME": str(tmp_path / "state"),
             "XDG_CONFIG_HOME": str(tmp_path / "config"),
-            # Long cycles, so that a busy machine keeps up with them.
-            "PIPEWIRE_QUANTUM": "8192/48000",
+            "PIPEWIRE_QUANTUM": f"{CYCLE}/{RATE}",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         environment.pop("DISPLAY", None)
