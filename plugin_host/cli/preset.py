@@ -202,7 +202,7 @@ def import_(
 @app.command("allow")
 def allow(
     plugin: Annotated[
-        list[Path], typer.Argument(metavar="PLUGIN", help="Plug-in files, such as some.vst3.")
+        list[Path], typer.Argument(metavar="PLUGIN...", help="Plug-in files, such as some.vst3.")
     ],
 ) -> None:
     """Let presets load plug-in files, as they are now. A plug-in is a program: trust its maker."""

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def render(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT", help="Audio files, or folders of them."),
+        typer.Argument(metavar="INPUT...", help="Audio files, or folders of them."),
     ],
     *,
     chain: Annotated[

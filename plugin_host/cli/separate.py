@@ -185,7 +185,7 @@ def register(app: typer.Typer) -> None:
 
 def separate(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT", help="Audio files.", show_default=False)
+        list[Path], typer.Argument(metavar="INPUT...", help="Audio files.", show_default=False)
     ],
     *,
     prompt: PromptsOption = None,
