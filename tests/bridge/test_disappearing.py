@@ -95,6 +95,7 @@ def test_the_job_of_a_killed_client_is_gone(server: Sidecar) -> None:
     wait_until(lambda: server.status().sessions == 0)
 
 
+@pytest.mark.slow
 def test_half_an_upload_of_a_killed_client_is_gone(server: Sidecar) -> None:
     incoming = server.cache / "incoming"
     process, said = start(UPLOADING, server)

@@ -409,6 +409,7 @@ def test_a_revoked_key_is_out_on_the_job_channel_too(tmp_path: Path) -> None:
 # -- strangers and file descriptors ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_strangers_who_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with pytest.MonkeyPatch.context() as patch:
@@ -490,6 +491,7 @@ def test_without_file_descriptors_the_server_refuses_and_lives() -> None:
         assert server.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_started_is_tried_again_and_told_of() -> None:
     with sidecar() as server, server.client() as client:
         assert server.process is not None

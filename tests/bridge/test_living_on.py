@@ -177,6 +177,7 @@ def test_a_full_disk_makes_room_by_what_was_used_longest_ago(small_disk: Path) -
     assert store.path(names[0]).exists()
 
 
+@pytest.mark.slow
 def test_jobs_go_on_when_the_disk_is_full_of_old_entries(small_disk: Path) -> None:
     with sidecar(start=False) as server:
         server.cache.symlink_to(small_disk)

@@ -272,6 +272,7 @@ def test_a_silent_client_loses_its_jobs_after_the_grace_time(server: Sidecar) ->
         wait_until(lambda: server.jobs()[key] == "cancelled")
 
 
+@pytest.mark.slow
 def test_a_kept_job_outlives_its_client_and_can_be_attached(server: Sidecar) -> None:
     mixture = noise(20, seed=41)
     client = server.client()

@@ -179,7 +179,8 @@ def test_half_precision_is_close_and_smaller(
     assert path.stat().st_size < 0.65 * (small_bundle / graph.file).stat().st_size
 
 
-@pytest.mark.parametrize("name", ["mini", pytest.param("stereo_mini", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mini", "stereo_mini"])
 def test_a_model_like_the_bundled_one_is_close_in_half_precision(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_the_quicker_precision_is_chosen(
     assert trainer.quickest_precision(torch.device("cpu")) == expected
 
 
+@pytest.mark.slow
 def test_products_are_timed_in_both_precisions() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         assert 0 < trainer._seconds(torch.device("cpu"), dtype) < 60

@@ -81,6 +81,7 @@ print(hashlib.sha256(picture()).hexdigest(), hashlib.sha256(draw_bars("t", [])).
 """
 
 
+@pytest.mark.slow
 def test_settings_of_the_current_folder_do_not_count(tmp_path):
     (tmp_path / "matplotlibrc").write_text(
         "text.usetex: True\naxes.facecolor: red\nfont.size: 30\n"

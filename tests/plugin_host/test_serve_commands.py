@@ -105,6 +105,7 @@ def test_jobs_are_listed_and_cancelled(server: Sidecar) -> None:
         assert handle.state == "cancelled"
 
 
+@pytest.mark.slow
 def test_logs_are_shown_also_of_a_server_that_left(server: Sidecar) -> None:
     place = ("--directory", str(server.directory))
     shown = stembridge("logs", *place).stdout.splitlines()

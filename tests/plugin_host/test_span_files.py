@@ -274,6 +274,7 @@ def test_other_chunks_and_a_riff_file_around_it_are_no_obstacle():
         assert parse_midi(data).tracks[0].notes == ((0, 96),)
 
 
+@pytest.mark.slow
 def test_numbers_and_events_without_end_cost_neither_time_nor_memory():
     with pytest.raises(InputError, match="longer than the standard allows"):
         parse_midi(midi_of(b"\xff" * 1_000_000 + b"\x00" + NOTE))

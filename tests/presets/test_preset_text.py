@@ -62,6 +62,7 @@ def presets(draw):
     )
 
 
+@pytest.mark.slow
 @given(presets())
 @settings(max_examples=150)
 def test_what_is_written_reads_back_equal(preset):
