@@ -234,29 +234,46 @@ def _place_filter(
     plan: MaskPlan,
     on_block: Callable[[], None],
 ) -> Iterator[list[list[Spectra]]]:
-    """Learn where targets and rest sit, then filter; yield as `_mask_channels` does."""
+    """Learn where targets and rest sit, then filter; yield as `_mask_channels` does.
 
-    def analyse(first: int, end: int) -> tuple[list[Array], list[Spectra]]:
-        masks = [_ratio_masks(plan, view, first, end) for view in waves]
-        spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
-        return _with_rest(_joint_masks(masks, of_channel, spectra)), spectra
-
+    The masks of a round are kept for the next, but for that of the rest, which is what the others
+    leave: to keep them is quicker than to make them again.
+    """
     sources, blocks = len(waves[0]), len(plan.blocks)
+    kept = DEFAULT.zeros((sources - 1, plan.stft.frames, plan.stft.bins))
+
+    def keep(bounds: tuple[int, int], masks: Sequence[Array]) -> None:
+        for row, mask in enumerate(masks[: sources - 1]):
+            kept[row, slice(*bounds)] = mask
+
+    def recall(bounds: tuple[int, int]) -> list[Array]:
+        return _with_rest([kept[row, slice(*bounds)] for row in range(sources - 1)])
+
+    def analyse(bounds: tuple[int, int]) -> list[Spectra]:
+        return [plan.stft.analyse(signal, *bounds) for signal in mixture]
+
+    def make(bounds: tuple[int, int], spectra: list[Spectra]) -> list[Array]:
+        masks = [_ratio_masks(plan, view, *bounds) for view in waves]
+        return _with_rest(_joint_masks(masks, of_channel, spectra))
+
     votes = PlaceVotes(sources, blocks, plan.block_s, plan.top_bin) if plan.votes else None
     if votes is not None:
         for block, bounds in enumerate(plan.blocks):
-            votes.learn(block, *analyse(*bounds))
+            spectra = analyse(bounds)
+            masks = make(bounds, spectra)
+            votes.learn(block, masks, spectra)
+            keep(bounds, masks)
             on_block()
     model = SpatialModel(sources, len(mixture), blocks, plan.block_s)
     for block, bounds in enumerate(plan.blocks):
-        masks, spectra = analyse(*bounds)
-        model.learn(block, votes.refine(block, masks, spectra) if votes else masks, spectra)
+        spectra = analyse(bounds)
+        masks = votes.refine(block, recall(bounds), spectra) if votes else make(bounds, spectra)
+        model.learn(block, masks, spectra)
+        keep(bounds, masks)
         on_block()
     floor = (_FLOOR * plan.stft.n_fft / 4) ** 2
     for block, bounds in enumerate(plan.blocks):
-        masks, spectra = analyse(*bounds)
-        shares = votes.refine(block, masks, spectra) if votes else masks
-        yield wiener_filter(shares, spectra, model.covariances(block), floor)
+        yield wiener_filter(recall(bounds), analyse(bounds), model.covariances(block), floor)
 
 
 def _with_rest(masks: list[Array]) -> list[Array]:
