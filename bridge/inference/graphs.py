@@ -153,6 +153,8 @@ class Graphs:
 
     Attributes
     ----------
+    threads : int
+        How many compute for one job on the CPU, in graphs and between them.
     fallback : str
         Why they run on another provider than was wanted; empty if they do not.
 
@@ -181,7 +183,7 @@ class Graphs:
         )
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; expected a whole number from 1 up")
-        self._threads = threads or physical_cores()
+        self.threads = threads or physical_cores()
         self.fallback = ""
         self._open: dict[str, onnxruntime.InferenceSession] = {}
         if CUDA in self._providers:
@@ -365,7 +367,7 @@ class Graphs:
         path = self._path(role)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         # What is not ONNX was not searched for weights outside of the manifest.

@@ -188,7 +188,8 @@ class Job:
 
         if masked:
             stems = [self.scratch.like(self.mixture) for _ in targets]
-            split_by_masks(steady, targets, rest, views.of_channel, plan, on_block, stems)
+            threads = self.model.graphs.threads
+            split_by_masks(steady, targets, rest, views.of_channel, plan, on_block, stems, threads)
         else:
             stems = [self.to_channels(target, views) for target in targets]
             on_block()

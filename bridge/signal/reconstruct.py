@@ -17,9 +17,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +34,12 @@ from bridge.signal.stft import Stft, plan_stft
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Spectra: TypeAlias = npt.NDArray[np.complex64]
+#: Makes the spectra of a block: of each stem, of each channel.
+Filter: TypeAlias = Callable[[int], list[list[Spectra]]]
+T = TypeVar("T")
 
 _BLOCK_BYTES = 16 * 2**20
+_MOST_BLOCKS = 4  # in memory at a time: what long songs may take does not grow with the cores
 _SPATIAL_BLOCK_S = 1.0  # stretch for which places are estimated
 _GUIDE_BAND_HZ = 1_500.0
 _FLOOR = 1e-9
@@ -147,6 +154,7 @@ def split_by_masks(
     plan: MaskPlan,
     on_block: Callable[[], None],
     stems: Sequence[LongArray] | None = None,
+    threads: int = 1,
 ) -> list[LongArray]:
     """Apply ratio masks made from the model's waveforms to the channels of the mixture.
 
@@ -170,6 +178,8 @@ def split_by_masks(
         Called after each of the plan's blocks, in each of its rounds.
     stems : sequence of array of float32, shape (channels, samples), or None
         Zeros that become the result; None makes arrays like the mixture.
+    threads : int
+        How many blocks are worked on at a time, at most four; the result does not depend on it.
 
     Returns
     -------
@@ -178,13 +188,30 @@ def split_by_masks(
     """
     stems = [DEFAULT.like(mixture) for _ in targets] if stems is None else list(stems)
     waves = list(zip(*targets, residual, strict=True))
-    split = _place_filter if plan.channels > 1 else _mask_channels
-    for block, parts in enumerate(split(mixture, waves, of_channel, plan, on_block)):
-        first, _ = plan.blocks[block]
-        for part, stem in zip(parts, stems, strict=True):
-            for channel, out in zip(part, stem, strict=True):
-                plan.stft.synthesise(channel, first, out)
-        on_block()
+    prepare = _place_filter if plan.channels > 1 else _mask_channels
+    threads = min(threads, _MOST_BLOCKS)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def each_block(work: Callable[[int], T]) -> Iterator[T]:
+            under_way: deque[Future[T]] = deque()
+            for block in range(len(plan.blocks)):
+                under_way.append(pool.submit(work, block))
+                if len(under_way) > threads:
+                    yield under_way.popleft().result()
+                    on_block()
+            for future in under_way:
+                yield future.result()
+                on_block()
+
+        split = prepare(mixture, waves, of_channel, plan, each_block)
+
+        def render(block: int) -> list[list[Array]]:
+            return [[plan.stft.synthesise(channel) for channel in part] for part in split(block)]
+
+        for (first, _), parts in zip(plan.blocks, each_block(render), strict=True):
+            for part, stem in zip(parts, stems, strict=True):
+                for share, out in zip(part, stem, strict=True):
+                    plan.stft.add(share, first, out)
     return stems
 
 
@@ -210,21 +237,31 @@ def null_depth_db(
     return 20.0 * float(np.log10(peak)) if peak > 0 else None
 
 
+class _EachBlock(Protocol):
+    """Works on each block, several at a time, and yields what comes of them in their order."""
+
+    def __call__(self, work: Callable[[int], T]) -> Iterator[T]: ...
+
+
 def _mask_channels(
     mixture: LongArray,
     waves: Sequence[tuple[LongArray, ...]],
     of_channel: Sequence[int],
     plan: MaskPlan,
-    _on_block: Callable[[], None],
-) -> Iterator[list[list[Spectra]]]:
-    """Apply to each channel the mask of its view; yield the spectra (stems, channels) by block."""
-    for first, end in plan.blocks:
-        masks = [_ratio_masks(plan, view, first, end) for view in waves]
-        spectra = [plan.stft.analyse(signal, first, end) for signal in mixture]
-        yield [
+    _each_block: _EachBlock,
+) -> Filter:
+    """Apply to each channel the mask of its view."""
+
+    def split(block: int) -> list[list[Spectra]]:
+        bounds = plan.blocks[block]
+        masks = [_ratio_masks(plan, view, *bounds) for view in waves]
+        spectra = [plan.stft.analyse(signal, *bounds) for signal in mixture]
+        return [
             [mask[view] * channel for view, channel in zip(of_channel, spectra, strict=True)]
             for mask in zip(*masks, strict=True)
         ]
+
+    return split
 
 
 def _place_filter(
@@ -232,48 +269,56 @@ def _place_filter(
     waves: Sequence[tuple[LongArray, ...]],
     of_channel: Sequence[int],
     plan: MaskPlan,
-    on_block: Callable[[], None],
-) -> Iterator[list[list[Spectra]]]:
-    """Learn where targets and rest sit, then filter; yield as `_mask_channels` does.
+    each_block: _EachBlock,
+) -> Filter:
+    """Learn where targets and rest sit, then filter.
 
     The masks of a round are kept for the next, but for that of the rest, which is what the others
     leave: to keep them is quicker than to make them again.
     """
     sources, blocks = len(waves[0]), len(plan.blocks)
     kept = DEFAULT.zeros((sources - 1, plan.stft.frames, plan.stft.bins))
+    votes = PlaceVotes(sources, blocks, plan.block_s, plan.top_bin) if plan.votes else None
+    model = SpatialModel(sources, len(mixture), blocks, plan.block_s)
+    floor = (_FLOOR * plan.stft.n_fft / 4) ** 2
 
-    def keep(bounds: tuple[int, int], masks: Sequence[Array]) -> None:
-        for row, mask in enumerate(masks[: sources - 1]):
-            kept[row, slice(*bounds)] = mask
+    def analyse(block: int) -> list[Spectra]:
+        return [plan.stft.analyse(signal, *plan.blocks[block]) for signal in mixture]
 
-    def recall(bounds: tuple[int, int]) -> list[Array]:
-        return _with_rest([kept[row, slice(*bounds)] for row in range(sources - 1)])
-
-    def analyse(bounds: tuple[int, int]) -> list[Spectra]:
-        return [plan.stft.analyse(signal, *bounds) for signal in mixture]
-
-    def make(bounds: tuple[int, int], spectra: list[Spectra]) -> list[Array]:
-        masks = [_ratio_masks(plan, view, *bounds) for view in waves]
+    def make(block: int, spectra: list[Spectra]) -> list[Array]:
+        masks = [_ratio_masks(plan, view, *plan.blocks[block]) for view in waves]
         return _with_rest(_joint_masks(masks, of_channel, spectra))
 
-    votes = PlaceVotes(sources, blocks, plan.block_s, plan.top_bin) if plan.votes else None
-    if votes is not None:
-        for block, bounds in enumerate(plan.blocks):
-            spectra = analyse(bounds)
-            masks = make(bounds, spectra)
-            votes.learn(block, masks, spectra)
-            keep(bounds, masks)
-            on_block()
-    model = SpatialModel(sources, len(mixture), blocks, plan.block_s)
-    for block, bounds in enumerate(plan.blocks):
-        spectra = analyse(bounds)
-        masks = votes.refine(block, recall(bounds), spectra) if votes else make(bounds, spectra)
+    def keep(block: int, masks: Sequence[Array]) -> None:
+        for row, mask in enumerate(masks[: sources - 1]):
+            kept[row, slice(*plan.blocks[block])] = mask
+
+    def recall(block: int) -> list[Array]:
+        part = slice(*plan.blocks[block])
+        return _with_rest([kept[row, part] for row in range(sources - 1)])
+
+    def vote(votes: PlaceVotes, block: int) -> None:
+        spectra = analyse(block)
+        masks = make(block, spectra)
+        votes.learn(block, masks, spectra)
+        keep(block, masks)
+
+    def locate(block: int) -> None:
+        spectra = analyse(block)
+        if votes is None:
+            masks = make(block, spectra)
+        else:
+            masks = votes.refine(block, recall(block), spectra)
         model.learn(block, masks, spectra)
-        keep(bounds, masks)
-        on_block()
-    floor = (_FLOOR * plan.stft.n_fft / 4) ** 2
-    for block, bounds in enumerate(plan.blocks):
-        yield wiener_filter(recall(bounds), analyse(bounds), model.covariances(block), floor)
+        keep(block, masks)
+
+    def split(block: int) -> list[list[Spectra]]:
+        return wiener_filter(recall(block), analyse(block), model.covariances(block), floor)
+
+    if votes is not None:
+        list(each_block(partial(vote, votes)))
+    list(each_block(locate))
+    return split
 
 
 def _with_rest(masks: list[Array]) -> list[Array]:

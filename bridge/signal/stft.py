@@ -71,16 +71,16 @@ class Stft:
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop]
         return np.fft.rfft(windows * self.window, axis=-1).astype(np.complex64, copy=False)
 
-    def synthesise(self, spectra: npt.NDArray[np.complex64], first: int, out: LongArray) -> None:
-        """Add frames that begin with `first` to a signal.
+    def synthesise(self, spectra: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
+        """Turn frames in a row into their share of a signal, for `add`.
 
         Parameters
         ----------
         spectra : ndarray of complex64, shape (frames, bins)
-        first : int
-            Index of the first frame.
-        out : array of float32, shape (samples,)
-            Added to in place. Once every frame has been added to zeros, it is the signal.
+
+        Returns
+        -------
+        ndarray of float32, shape ((frames - 1) * hop + n_fft,)
         """
         # Each sample is under n_fft / hop windows; the sum of their squares has the hop's period.
         weight = self.window / np.tile(
@@ -88,15 +88,28 @@ class Stft:
             self.n_fft // self.hop,
         ).astype(np.float32)
         frames = np.asarray(np.fft.irfft(spectra, n=self.n_fft, axis=-1) * weight, np.float32)
-        start = (first + 1) * self.hop - self.n_fft
         added = np.zeros((len(spectra) - 1) * self.hop + self.n_fft, dtype=np.float32)
         steps = added.reshape(-1, self.hop)
         parts = frames.reshape(len(spectra), -1, self.hop)
         for offset in range(parts.shape[1]):
             steps[offset : offset + len(spectra)] += parts[:, offset]
-        low, high = max(start, 0), min(start + len(added), self.samples)
+        return added
+
+    def add(self, share: npt.NDArray[np.float32], first: int, out: LongArray) -> None:
+        """Add what `synthesise` made of the frames that begin with `first` to a signal.
+
+        Parameters
+        ----------
+        share : ndarray of float32, shape (length,)
+        first : int
+            Index of the first frame.
+        out : array of float32, shape (samples,)
+            Added to in place. Once every frame has been added to zeros, it is the signal.
+        """
+        start = (first + 1) * self.hop - self.n_fft
+        low, high = max(start, 0), min(start + len(share), self.samples)
         if high > low:
-            out[low:high] = out[low:high] + added[low - start : high - start]
+            out[low:high] = out[low:high] + share[low - start : high - start]
 
 
 def plan_stft(samples: int, sample_rate: int, sizes: Reconstruction) -> Stft:

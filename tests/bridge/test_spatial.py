@@ -12,7 +12,7 @@ SIZES = Reconstruction(exponent=1.0, n_fft=2048, hop=512, band_hz=8000.0)
 RATE = 44_100
 
 
-def split(mixture, targets, residual, *, spatial, rate=RATE):
+def split(mixture, targets, residual, *, spatial, rate=RATE, threads=1):
     channels = len(mixture) if spatial else 1
     plan = plan_masks(mixture.shape[1], rate, len(targets), SIZES, channels)
     blocks = []
@@ -25,6 +25,7 @@ def split(mixture, targets, residual, *, spatial, rate=RATE):
         of_channel,
         plan,
         lambda: blocks.append(1),
+        threads=threads,
     )
     assert len(blocks) == plan.rounds * len(plan.blocks)
     return stems
@@ -154,3 +155,16 @@ def test_a_source_that_moves_is_followed():
     for part in (slice(0, samples // 4), slice(-samples // 4, None)):
         improved = error_db(filtered[:, part], moving[:, part])
         assert improved < error_db(masked[:, part], moving[:, part]) - 4
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_threads_change_no_bit(channels, spatial):
+    a, b = notes(1, 6 * RATE), notes(2, 6 * RATE)
+    gains = np.linspace(0.2, 0.9, channels)
+    mixture = placed(a, *gains) + placed(b, *gains[::-1])
+    answers = [blurred(a, b, 0.2)], blurred(b, a, 0.2)
+    alone, together = (
+        split(mixture, *answers, spatial=spatial, threads=threads)[0] for threads in (1, 3)
+    )
+    assert np.array_equal(alone, together)

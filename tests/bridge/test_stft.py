@@ -12,7 +12,7 @@ from bridge.signal.stft import Stft, plan_stft
 def there_and_back(signal, stft, frames):
     out = np.zeros_like(signal)
     for first, end in stft.blocks(frames):
-        stft.synthesise(stft.analyse(signal, first, end), first, out)
+        stft.add(stft.synthesise(stft.analyse(signal, first, end)), first, out)
     return out
 
 
