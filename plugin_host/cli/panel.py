@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -68,14 +69,26 @@ def panel(
     network: NetworkOption = SAM_2,
 ) -> None:
     """Show a page on this machine only, until Ctrl-C or until nobody has looked for a while."""
-    try:
-        from plugin_host.panel.server import serve
-        from plugin_host.panel.song import Material, demo_mixture
-        from plugin_host.panel.tracks import SessionTracks
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        raise InputError(f"the panel needs {error.name}, which comes with: {_EXTRA}") from None
+    from plugin_host.panel.song import Material, demo_mixture
+    from plugin_host.panel.tracks import SessionTracks
+
+    def read() -> Material | SessionTracks:
+        if source is not None and is_session(source):
+            return SessionTracks(source)
+        return Material.of_file(
+            demo_mixture() if source is None else source,
+            output or (Path("stembridge-out") if source is None else None),
+        )
+
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read)  # meanwhile the server is imported, which takes as long
+        try:
+            from plugin_host.panel.server import serve
+        except ModuleNotFoundError as error:
+            if error.name not in ("starlette", "uvicorn"):
+                raise
+            raise InputError(f"the panel needs {error.name}, which comes with: {_EXTRA}") from None
+        opening = reading.result()
     chosen = find_preset(preset) if preset is not None else Preset()
     added = stems_from_prompts(parse_prompt(text) for text in prompt or ())
     chosen = check_preset(replace(chosen, stems=(*chosen.stems, *added)))
@@ -83,14 +96,6 @@ def panel(
     if preset is None:
         quality = with_chosen_quality(chosen.settings, name).quality
         chosen = replace(chosen, quality=quality)
-    opening: Material | SessionTracks
-    if source is not None and is_session(source):
-        opening = SessionTracks(source)
-    else:
-        opening = Material.of_file(
-            demo_mixture() if source is None else source,
-            output or (Path("stembridge-out") if source is None else None),
-        )
     title = opening.title if isinstance(opening, Material) else opening.path.name
 
     def opened(address: str) -> None:
