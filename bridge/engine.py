@@ -65,7 +65,8 @@ class Engine:
         ONNX Runtime execution providers, best first: ``"cpu"``, ``"cuda"`` or ONNX Runtime's own
         names. None takes CUDA if it works here and the CPU otherwise; the report says which.
     threads : int or None
-        Threads for one network on the CPU; None takes the physical cores.
+        Threads for one job on the CPU, four of them at most for what lies between its graphs; None
+        takes the physical cores.
     memory_bytes : int or None
         Memory for a job, besides the networks' weights; None takes what is free.
     scratch : Scratch

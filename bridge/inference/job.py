@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Protocol, cast
@@ -48,6 +49,9 @@ from bridge.signal.resampling import (
 from bridge.video import Video
 
 Array = npt.NDArray[np.float32]
+
+#: Each holds stretches of its own: what a job needs of memory shall not grow with the cores.
+_MOST_THREADS: Final = 4
 
 
 class LoadedModel(Protocol):
@@ -103,9 +107,22 @@ class Job:
         known = None if self.excerpt is None else self.excerpt.levels.means
         return tuple(channel_means(self.mixture)) if known is None else known
 
+    @property
+    def threads(self) -> int:
+        """How many threads work on arrays between the graphs."""
+        return min(self.model.graphs.threads, _MOST_THREADS)
+
+    def each(self, work: Callable[[int], None], count: int) -> None:
+        """Call a function with 0, 1 and so on, on several threads at a time."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            for _ in pool.map(work, range(count)):
+                self.cancellation.check()
+
     def steady(self) -> LongArray:
         """Take the offset and rumble off the mixture."""
-        return without_rumble(self.mixture, self.sample_rate, self.scratch, self.means)
+        return without_rumble(
+            self.mixture, self.sample_rate, self.scratch, self.means, self.threads
+        )
 
     def levels(self, gains: Sequence[Gain], views: Views) -> Levels | None:
         """Put together what was measured over all of the mixture; None if a video was seen too."""
@@ -119,9 +136,13 @@ class Job:
         there = views.signals.shape[1]
         samples = resampled_length(there, self.sample_rate, rate)
         heard = self.scratch.zeros((len(views.signals), samples))
-        for out, view in zip(heard, views.signals, strict=True):
+
+        def hear(row: int) -> None:
+            view = views.signals[row]
             blocks = (view[part] for part in self.scratch.stretches(there))
-            fill(out, resample_blocks(blocks, self.sample_rate, rate, samples))
+            fill(heard[row], resample_blocks(blocks, self.sample_rate, rate, samples))
+
+        self.each(hear, len(heard))
         return heard
 
     def gains(self, heard: LongArray, views: Views) -> list[Gain]:
@@ -137,20 +158,28 @@ class Job:
             for signal, power in zip(heard, powers, strict=True)
         ]
 
-    def to_mixture_rate(self, waves: LongArray, gains: Sequence[Gain] | None = None) -> LongArray:
+    def to_mixture_rate(
+        self, waveforms: Sequence[LongArray], gains: Sequence[Gain] | None = None
+    ) -> list[LongArray]:
         """Bring waveforms (V, samples) from the model's rate to the mixture's and its length.
 
         Gains that they still have are taken off.
         """
         samples = self.mixture.shape[1]
         rate = self.model.manifest.sample_rate
-        parts = list(self.scratch.stretches(waves.shape[1]))
-        there = self.scratch.zeros((len(waves), samples))
-        for view, (wave, out) in enumerate(zip(waves, there, strict=True)):
+        there = [self.scratch.zeros((len(waves), samples)) for waves in waveforms]
+
+        def bring(row: int) -> None:
+            number, view = rows[row]
+            wave = waveforms[number][view]
             blocks = (
-                wave[part] if gains is None else wave[part] / gains[view][part] for part in parts
+                wave[part] if gains is None else wave[part] / gains[view][part]
+                for part in self.scratch.stretches(len(wave))
             )
-            fill(out, resample_blocks(blocks, rate, self.sample_rate, samples))
+            fill(there[number][view], resample_blocks(blocks, rate, self.sample_rate, samples))
+
+        rows = [(number, view) for number, waves in enumerate(there) for view in range(len(waves))]
+        self.each(bring, len(rows))
         return there
 
     def to_channels(self, waves: LongArray, views: Views) -> LongArray:
@@ -188,8 +217,9 @@ class Job:
 
         if masked:
             stems = [self.scratch.like(self.mixture) for _ in targets]
-            threads = self.model.graphs.threads
-            split_by_masks(steady, targets, rest, views.of_channel, plan, on_block, stems, threads)
+            split_by_masks(
+                steady, targets, rest, views.of_channel, plan, on_block, stems, self.threads
+            )
         else:
             stems = [self.to_channels(target, views) for target in targets]
             on_block()

@@ -123,9 +123,7 @@ class NamedStemsJob(Job):
         gains = self.gains(heard, views)
         targets = list(self._stems(heard, gains, views, numbers, plan))
         waveforms = [*targets, remainder(heard, targets, self.scratch.zeros(heard.shape))]
-        stems, residual = self.reconstruct(
-            steady, [self.to_mixture_rate(wave) for wave in waveforms], views
-        )
+        stems, residual = self.reconstruct(steady, self.to_mixture_rate(waveforms), views)
         return self.finish(
             stems,
             residual,

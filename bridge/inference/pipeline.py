@@ -45,7 +45,7 @@ from bridge.signal.spans import (
 
 Array = npt.NDArray[np.float32]
 
-_FRAMES: Final = 1024  # noise is drawn for this many at a time
+_FRAMES: Final = 256  # noise is drawn for this many at a time
 
 #: Predicted spans in a report, of all stems; a report has to fit in the head of a message.
 _MOST_SPANS: Final = 1024
@@ -84,9 +84,12 @@ class PromptedJob(Job):
             return self.silence(started_s)
         heard = self.heard(views)
         gain = self.gains(heard, views)
-        for signal, curve in zip(heard, gain, strict=True):
+
+        def raise_level(view: int) -> None:
             for part in self.scratch.stretches(heard.shape[1]):
-                signal[part] = signal[part] * curve[part]
+                heard[view, part] = heard[view, part] * gain[view][part]
+
+        self.each(raise_level, len(heard))
         latents, beside = self._encode_pairs(heard, gain, views)
         plan = plan_windows(latents.shape[1], window, overlap)
         found = {
@@ -101,9 +104,7 @@ class PromptedJob(Job):
         waveforms, selections = decode_stems(
             self, flow, spans, heard, latents=latents, plan=plan, message=message, preview=preview
         )
-        stems, residual = self.reconstruct(
-            steady, [self.to_mixture_rate(wave, gain) for wave in waveforms], views
-        )
+        stems, residual = self.reconstruct(steady, self.to_mixture_rate(waveforms, gain), views)
         nfe = count_evaluations(self.settings.solver, self.settings.steps)
         return self.finish(
             stems,
@@ -331,15 +332,19 @@ def _noise(job: PromptedJob, latents: LongArray, prompts: int) -> LongArray:
     candidates = job.settings.candidates
     origin = 0 if job.excerpt is None else job.excerpt.first_frame
     states = job.scratch.zeros((prompts * candidates * views, frames, 2 * channels))
+
     # The noise depends on seed and frame alone, so that adding a prompt does not change the
     # other stems. Views share it, so that their samples stay coherent.
-    for first in range(0, frames, _FRAMES):
+    def draw(stretch: int) -> None:
+        first = stretch * _FRAMES
         count = min(_FRAMES, frames - first)
         for candidate in range(candidates):
             noise = frame_noise(job.settings.seed, origin + first, count, 2 * channels, candidate)
             for row in range(len(states)):
                 if row // views % candidates == candidate:
                     states[row, first : first + count] = noise
+
+    job.each(draw, -(-frames // _FRAMES))
     return states
 
 

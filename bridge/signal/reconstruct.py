@@ -39,7 +39,6 @@ Filter: TypeAlias = Callable[[int], list[list[Spectra]]]
 T = TypeVar("T")
 
 _BLOCK_BYTES = 16 * 2**20
-_MOST_BLOCKS = 4  # in memory at a time: what long songs may take does not grow with the cores
 _SPATIAL_BLOCK_S = 1.0  # stretch for which places are estimated
 _GUIDE_BAND_HZ = 1_500.0
 _FLOOR = 1e-9
@@ -179,7 +178,7 @@ def split_by_masks(
     stems : sequence of array of float32, shape (channels, samples), or None
         Zeros that become the result; None makes arrays like the mixture.
     threads : int
-        How many blocks are worked on at a time, at most four; the result does not depend on it.
+        How many blocks are worked on at a time; the result does not depend on it.
 
     Returns
     -------
@@ -189,7 +188,6 @@ def split_by_masks(
     stems = [DEFAULT.like(mixture) for _ in targets] if stems is None else list(stems)
     waves = list(zip(*targets, residual, strict=True))
     prepare = _place_filter if plan.channels > 1 else _mask_channels
-    threads = min(threads, _MOST_BLOCKS)
     with ThreadPoolExecutor(threads) as pool:
 
         def each_block(work: Callable[[int], T]) -> Iterator[T]:

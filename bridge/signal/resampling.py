@@ -15,6 +15,7 @@ What a mono model hears of a multichannel mixture is one of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -148,6 +149,7 @@ def without_rumble(
     sample_rate: int,
     scratch: Scratch = DEFAULT,
     means: Sequence[float] | None = None,
+    threads: int = 1,
 ) -> LongArray:
     """Remove what nobody hears: a constant offset and everything below 20 Hz.
 
@@ -160,6 +162,8 @@ def without_rumble(
         Where the result lies.
     means : sequence of float or None
         The offset of each channel, if it is known from a longer mixture.
+    threads : int
+        How many channels are worked on at a time.
 
     Returns
     -------
@@ -169,14 +173,15 @@ def without_rumble(
     margin = min(round(_MARGIN_S * sample_rate), samples - 1)
     steady = scratch.zeros(mixture.shape)
     means = channel_means(mixture) if means is None else means
-    for signal, out, mean in zip(mixture, steady, means, strict=True):
-        for part in scratch.stretches(samples):
-            out[part] = signal[part] - np.float32(mean)
-    if margin < 1 or sample_rate < 4 * _RUMBLE_RATE_HZ:
-        return steady
     length = samples + 2 * margin
     few = resampled_length(length, sample_rate, _RUMBLE_RATE_HZ)
-    for signal in steady:
+
+    def clean(channel: int) -> None:
+        signal = steady[channel]
+        for part in scratch.stretches(samples):
+            signal[part] = mixture[channel][part] - np.float32(means[channel])
+        if margin < 1 or sample_rate < 4 * _RUMBLE_RATE_HZ:
+            return
         # Beyond its ends a signal is reflected.
         before = signal[1 : margin + 1][::-1]
         after = signal[samples - 1 - margin : samples - 1][::-1]
@@ -188,6 +193,9 @@ def without_rumble(
             if inside.stop > inside.start:
                 signal[inside] = signal[inside] - rumble[inside.start - start : inside.stop - start]
             start += len(rumble)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(clean, range(len(mixture))))
     return steady
 
 
