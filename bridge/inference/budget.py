@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import psutil
-
 from bridge.bundles.manifest import VELOCITY, Manifest
 from bridge.errors import MemoryBudgetError
 from bridge.scratch import DEFAULT, Scratch
@@ -143,7 +141,7 @@ def plan_batch(need: Need, budget_bytes: int | None, most: int) -> int:
     MemoryBudgetError
         If not even one fits; the message has the numbers.
     """
-    allowed = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
+    allowed = _available_bytes() if budget_bytes is None else budget_bytes
     if need.least_bytes > allowed:
         raise MemoryBudgetError(
             f"the job needs about {need.least_bytes / 1e6:.0f} MB ({need.arrays_bytes / 1e6:.0f} "
@@ -152,3 +150,10 @@ def plan_batch(need: Need, budget_bytes: int | None, most: int) -> int:
             "or take a shorter window_s"
         )
     return min(most, max(1, (allowed - need.arrays_bytes) // max(1, need.window_bytes)))
+
+
+def _available_bytes() -> int:
+    # Loaded here: commands that let a server compute only count.
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -119,9 +119,9 @@ class ProgressDisplay:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        stderr = console(sys.stderr)
-        self._bar = _bar(stderr) if stderr.is_terminal and not quiet else None
-        self._lines = not stderr.is_terminal and not quiet
+        terminal = sys.stderr.isatty()
+        self._bar = _bar() if terminal and not quiet else None
+        self._lines = not terminal and not quiet
 
     def __enter__(self) -> Self:
         """Start drawing."""
@@ -153,7 +153,7 @@ class ProgressDisplay:
         return _Lines(title) if self._lines else _ignore
 
 
-def _bar(stderr: Console) -> rich.progress.Progress:
+def _bar() -> rich.progress.Progress:
     # Loaded here, since most calls in scripts show no bar.
     import rich.progress
 
@@ -163,7 +163,7 @@ def _bar(stderr: Console) -> rich.progress.Progress:
         rich.progress.BarColumn(),
         rich.progress.TaskProgressColumn(),
         rich.progress.TextColumn("{task.fields[left]}"),
-        console=stderr,
+        console=console(sys.stderr),
         transient=True,
     )
 
