@@ -15,10 +15,12 @@ import os
 import tempfile
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias, overload
+from typing import Any, Final, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from bridge.errors import NO_FILES, MemoryBudgetError, shortage
 
 Array: TypeAlias = npt.NDArray[np.float32]
 _Part: TypeAlias = int | slice
+_T = TypeVar("_T")
 
 _ITEM: Final = 4
 _LEAF: Final = 1 << 16
@@ -267,6 +270,34 @@ def pieces(array: npt.NDArray[Any] | FileArray) -> Iterator[memoryview]:
     numbers = flat(array) if isinstance(array, FileArray) else np.ascontiguousarray(array).ravel()
     for part in DEFAULT.stretches(numbers.size):
         yield numbers[part].data.cast("B")
+
+
+def in_turn(
+    work: Callable[[int], _T], count: int, threads: int, then: Callable[[], object] = lambda: None
+) -> Iterator[_T]:
+    """Call a function with 0, 1 and so on, several at a time, and yield the results in order.
+
+    Parameters
+    ----------
+    work : callable
+        Called on threads of its own; calls do not depend on each other.
+    count : int
+        How often.
+    threads : int
+        How many calls are under way at a time; one more result may wait to be taken.
+    then : callable
+        Called after each result was taken; what it raises ends the work.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[Future[_T]] = deque()
+        for number in range(count):
+            under_way.append(pool.submit(work, number))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+                then()
+        for future in under_way:
+            yield future.result()
+            then()
 
 
 def pairwise_sum(read: Callable[[int, int], npt.NDArray[np.float64]], length: int) -> float:

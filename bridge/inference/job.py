@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Protocol, cast
@@ -25,7 +24,7 @@ from bridge.errors import ModelError
 from bridge.inference.context import Cancellation, Checkpoints, Stage
 from bridge.inference.graphs import Graphs
 from bridge.request import RESIDUAL, Prompt, ResolvedSettings
-from bridge.scratch import DEFAULT, LongArray, Scratch, flat, pairwise_sum
+from bridge.scratch import DEFAULT, LongArray, Scratch, flat, in_turn, pairwise_sum
 from bridge.separation import (
     Levels,
     Note,
@@ -114,9 +113,8 @@ class Job:
 
     def each(self, work: Callable[[int], None], count: int) -> None:
         """Call a function with 0, 1 and so on, on several threads at a time."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            for _ in pool.map(work, range(count)):
-                self.cancellation.check()
+        for _ in in_turn(work, count, self.threads, self.cancellation.check):
+            pass
 
     def steady(self) -> LongArray:
         """Take the offset and rumble off the mixture."""

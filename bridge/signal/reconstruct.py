@@ -17,18 +17,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from bridge.bundles.manifest import Reconstruction
-from bridge.scratch import DEFAULT, LongArray
+from bridge.scratch import DEFAULT, LongArray, in_turn
 from bridge.signal.spatial import PlaceVotes, SpatialModel, wiener_filter
 from bridge.signal.stft import Stft, plan_stft
 
@@ -36,7 +34,8 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Spectra: TypeAlias = npt.NDArray[np.complex64]
 #: Makes the spectra of a block: of each stem, of each channel.
 Filter: TypeAlias = Callable[[int], list[list[Spectra]]]
-T = TypeVar("T")
+#: Works on each block, several at a time; see `bridge.scratch.in_turn`.
+EachBlock: TypeAlias = Callable[[Callable[[int], None]], Iterator[None]]
 
 _BLOCK_BYTES = 16 * 2**20
 _SPATIAL_BLOCK_S = 1.0  # stretch for which places are estimated
@@ -188,28 +187,16 @@ def split_by_masks(
     stems = [DEFAULT.like(mixture) for _ in targets] if stems is None else list(stems)
     waves = list(zip(*targets, residual, strict=True))
     prepare = _place_filter if plan.channels > 1 else _mask_channels
-    with ThreadPoolExecutor(threads) as pool:
+    each_block = partial(in_turn, count=len(plan.blocks), threads=threads, then=on_block)
+    split = prepare(mixture, waves, of_channel, plan, each_block)
 
-        def each_block(work: Callable[[int], T]) -> Iterator[T]:
-            under_way: deque[Future[T]] = deque()
-            for block in range(len(plan.blocks)):
-                under_way.append(pool.submit(work, block))
-                if len(under_way) > threads:
-                    yield under_way.popleft().result()
-                    on_block()
-            for future in under_way:
-                yield future.result()
-                on_block()
+    def render(block: int) -> list[list[Array]]:
+        return [[plan.stft.synthesise(channel) for channel in part] for part in split(block)]
 
-        split = prepare(mixture, waves, of_channel, plan, each_block)
-
-        def render(block: int) -> list[list[Array]]:
-            return [[plan.stft.synthesise(channel) for channel in part] for part in split(block)]
-
-        for (first, _), parts in zip(plan.blocks, each_block(render), strict=True):
-            for part, stem in zip(parts, stems, strict=True):
-                for share, out in zip(part, stem, strict=True):
-                    plan.stft.add(share, first, out)
+    for (first, _), parts in zip(plan.blocks, each_block(render), strict=True):
+        for part, stem in zip(parts, stems, strict=True):
+            for share, out in zip(part, stem, strict=True):
+                plan.stft.add(share, first, out)
     return stems
 
 
@@ -235,18 +222,12 @@ def null_depth_db(
     return 20.0 * float(np.log10(peak)) if peak > 0 else None
 
 
-class _EachBlock(Protocol):
-    """Works on each block, several at a time, and yields what comes of them in their order."""
-
-    def __call__(self, work: Callable[[int], T]) -> Iterator[T]: ...
-
-
 def _mask_channels(
     mixture: LongArray,
     waves: Sequence[tuple[LongArray, ...]],
     of_channel: Sequence[int],
     plan: MaskPlan,
-    _each_block: _EachBlock,
+    _each_block: EachBlock,
 ) -> Filter:
     """Apply to each channel the mask of its view."""
 
@@ -267,7 +248,7 @@ def _place_filter(
     waves: Sequence[tuple[LongArray, ...]],
     of_channel: Sequence[int],
     plan: MaskPlan,
-    each_block: _EachBlock,
+    each_block: EachBlock,
 ) -> Filter:
     """Learn where targets and rest sit, then filter.
 

@@ -15,7 +15,6 @@ What a mono model hears of a multichannel mixture is one of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -25,7 +24,7 @@ import numpy.typing as npt
 import soxr
 
 from bridge.request import Listening
-from bridge.scratch import DEFAULT, LongArray, Scratch, pairwise_sum
+from bridge.scratch import DEFAULT, LongArray, Scratch, in_turn, pairwise_sum
 
 Array = npt.NDArray[np.float32]
 
@@ -194,8 +193,8 @@ def without_rumble(
                 signal[inside] = signal[inside] - rumble[inside.start - start : inside.stop - start]
             start += len(rumble)
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(clean, range(len(mixture))))
+    for _ in in_turn(clean, len(mixture), threads):
+        pass
     return steady
 
 
