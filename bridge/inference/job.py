@@ -166,6 +166,7 @@ class Job:
         samples = self.mixture.shape[1]
         rate = self.model.manifest.sample_rate
         there = [self.scratch.zeros((len(waves), samples)) for waves in waveforms]
+        rows = [(number, view) for number, waves in enumerate(there) for view in range(len(waves))]
 
         def bring(row: int) -> None:
             number, view = rows[row]
@@ -176,7 +177,6 @@ class Job:
             )
             fill(there[number][view], resample_blocks(blocks, rate, self.sample_rate, samples))
 
-        rows = [(number, view) for number, waves in enumerate(there) for view in range(len(waves))]
         self.each(bring, len(rows))
         return there
 
